@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
 use crate::{Code, Problem, query};
@@ -14,8 +14,8 @@ pub const MAX_KEY: usize = 1024;
 /// The longest value, in bytes.
 pub const MAX_VALUE: usize = 1024 * 1024;
 
-/// The longest body of a `set`, in bytes. JSON writes some characters as six bytes (`\u0000`); twice over the longest key
-/// and value that is still under this limit, so that no value within [`MAX_VALUE`] is refused for how it was written.
+/// The longest body of a `set`, in bytes. JSON may write a byte as six (`\u0000`), so that no key and value within their
+/// own limits are refused for how they were written.
 pub const MAX_SET_BODY: usize = 6 * (MAX_KEY + MAX_VALUE) + 4096;
 
 /// A key and the value to store under it, within the limits.
@@ -72,8 +72,8 @@ pub fn body_too_large() -> Problem {
 /// Reads the body of a `set`: a JSON object with the strings `key` and `value`. Other fields are ignored.
 ///
 /// # Errors
-/// `invalid_json` if it isn't JSON, `invalid_request` if a field is missing, given twice or not a string (the detail names it),
-/// and those of [`check_key`] and [`check_value`].
+/// `invalid_json` if it isn't JSON, `invalid_request` if a field is missing, given twice or not a string (the detail
+/// names it), and those of [`check_key`] and [`check_value`].
 pub fn parse_entry(body: &[u8]) -> Result<Entry<'_>, Problem> {
     let fields: Fields<'_> =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
@@ -152,12 +152,47 @@ fn text<'a>(name: &str, field: Option<Field<'a>>) -> Result<Cow<'a, str>, Proble
     }
 }
 
-#[derive(serde::Deserialize)]
+/// The object. Not derived, because a derived struct also reads an array of its fields.
 struct Fields<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
     key: Option<Field<'a>>,
-    #[serde(borrow, default, deserialize_with = "present")]
     value: Option<Field<'a>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields {
+            key: None,
+            value: None,
+        };
+        while let Some(name) = map.next_key::<String>()? {
+            let (field, name) = match name.as_str() {
+                "key" => (&mut fields.key, "key"),
+                "value" => (&mut fields.value, "value"),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            if field.replace(map.next_value()?).is_some() {
+                return Err(A::Error::duplicate_field(name));
+            }
+        }
+        Ok(fields)
+    }
 }
 
 /// A field that may have any type, so that a wrong one can be reported by the field's name, which serde's errors lack.
@@ -165,13 +200,6 @@ enum Field<'a> {
     Text(Cow<'a, str>),
     /// Not a string; says what it is.
     Other(&'static str),
-}
-
-/// An `Option` of its own accord takes `null` for absent; here `null` is a wrong type.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Field<'a>>, D::Error> {
-    Field::deserialize(deserializer).map(Some)
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {

@@ -1,8 +1,8 @@
 //! Queries and percent-encoding.
 //!
-//! A query is form-encoded (`application/x-www-form-urlencoded`): parameters are separated by `&`, name and value by the
-//! first `=`, and `+` is a space. In a path segment `+` is a plus. In both, a `%` must be followed by two hexadecimal
-//! digits, and the bytes must be UTF-8; anything else is an error instead of a guess.
+//! A query is form-encoded (`application/x-www-form-urlencoded`): parameters are separated by `&`, name and value by
+//! the first `=`, and `+` is a space. In a path segment `+` is a plus. In both, a `%` must be followed by two
+//! hexadecimal digits, and the bytes must be UTF-8; anything else is an error instead of a guess.
 
 use std::borrow::Cow;
 
@@ -98,7 +98,8 @@ pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// A path segment, still percent-encoded, as a query's value: what means itself in a path but not in a query is escaped.
+/// A path segment, still percent-encoded, as a query's value: what means itself in a path but not in a query is
+/// escaped.
 #[must_use]
 pub fn segment_to_value(segment: &str) -> Cow<'_, str> {
     if !segment.bytes().any(|byte| matches!(byte, b'+' | b'&')) {
