@@ -26,6 +26,8 @@
 //! later, or never, but never half.
 
 mod bucket;
+#[cfg(any(test, feature = "contract-tests"))]
+pub mod contract;
 mod error;
 mod limits;
 mod memory;
@@ -159,8 +161,8 @@ pub struct Versioned {
     /// The value, if there is one.
     pub value: Option<Value>,
     /// Changes whenever the key is written or deleted, and never takes a value again that it had, also not after the key
-    /// was deleted and created again. May change without that too: a swap then fails though it need not have, and its
-    /// caller tries again. Means nothing to anyone but the store, and nothing to it after the process ended unless the
+    /// was deleted and created again. May change by a write to another key too: a swap then fails though it need not
+    /// have, and its caller tries again. Means nothing to anyone but the store, and nothing to it after the process ended unless the
     /// backend says otherwise.
     pub version: u64,
 }

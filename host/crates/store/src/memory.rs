@@ -267,3 +267,71 @@ fn parse_number(value: &[u8]) -> Result<i64, Error> {
         .and_then(|text| text.parse().ok())
         .ok_or(Error::NotANumber)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    async fn open(limits: Limits) -> Arc<dyn Store> {
+        Arc::new(MemoryStore::new(limits))
+    }
+
+    crate::contract_tests!(open);
+
+    #[tokio::test]
+    async fn counts_what_it_holds() {
+        let (store, main) = (MemoryStore::default(), Bucket::default());
+        assert_eq!(store.stats(), Stats { keys: 0, bytes: 0 });
+        store
+            .set(&main, "key", Value::from_static(b"value"))
+            .await
+            .expect("set");
+        store
+            .set(&main, "n", Value::from_static(b"99"))
+            .await
+            .expect("set");
+        assert_eq!(store.stats(), Stats { keys: 2, bytes: 11 });
+        store.increment(&main, "n", 1).await.expect("increment");
+        store.set(&main, "key", Value::new()).await.expect("set");
+        assert_eq!(store.stats(), Stats { keys: 2, bytes: 7 });
+        store
+            .delete_many(&main, &["key".to_owned(), "n".to_owned()])
+            .await
+            .expect("delete");
+        assert_eq!(store.stats(), Stats { keys: 0, bytes: 0 });
+    }
+
+    #[tokio::test]
+    async fn does_not_keep_a_whole_request_alive() {
+        let (store, main) = (MemoryStore::default(), Bucket::default());
+        let request = Bytes::from(vec![0; 1 << 16]);
+        store
+            .set(&main, "k", request.slice(..4))
+            .await
+            .expect("set");
+        assert!(request.is_unique());
+    }
+
+    #[tokio::test]
+    async fn tiny_keys_count_with_what_they_take() {
+        let store = MemoryStore::new(Limits {
+            total: 10 * (Limits::KEY_OVERHEAD + 1),
+            ..Limits::default()
+        });
+        for key in '0'..='9' {
+            store
+                .set(&Bucket::default(), &key.to_string(), Value::new())
+                .await
+                .expect("there is room for ten");
+        }
+        let eleventh = store.set(&Bucket::default(), "x", Value::new()).await;
+        assert_eq!(
+            eleventh,
+            Err(Error::Full {
+                limit: 10 * (Limits::KEY_OVERHEAD + 1)
+            })
+        );
+    }
+}
