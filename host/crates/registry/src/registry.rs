@@ -540,3 +540,6 @@ impl Records {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
