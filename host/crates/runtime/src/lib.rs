@@ -1,1 +1,35 @@
-//! placeholder
+//! Loads WebAssembly HTTP components and runs requests on them. The only place with wasmtime.
+//!
+//! From the outside in:
+//! - [`Runtime`]: the engine, the [`Worker`]s and what they serve; [`ComponentSpec`] is what it loads.
+//! - [`Worker::dispatch`]: brings a request to an instance, in process or remote, and tries again where that is safe.
+//! - pools: the guests of one instance on one worker, and the queue for them.
+//! - guests: one instantiation each, driven by a task of its own.
+//! - capabilities: what guests can import.
+
+mod body;
+mod call;
+mod capabilities;
+mod check;
+mod dispatch;
+mod engine;
+mod guest;
+mod health;
+mod limiter;
+mod outbound;
+mod pool;
+mod remote;
+mod runtime;
+mod spec;
+mod state;
+mod template;
+mod worker;
+
+pub use body::{Body, BodyError, empty, full};
+pub use check::{Import, LoadError, Missing, Report, World};
+pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
+pub use outbound::{OutboundPolicy, OutboundRuleError};
+pub use remote::HOPS;
+pub use runtime::{Compiler, Config, Runtime, StartError};
+pub use spec::{ComponentSpec, Directory, HealthCheck, Limits, SocketRule};
+pub use worker::Worker;

@@ -1,0 +1,195 @@
+//! Bodies as they pass through: what a guest's answer holds on to, and how to keep a request for a second attempt.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use wasmtime_wasi_http::WasiBody;
+
+/// The body of a request or an answer: frames of bytes as they come, never collected.
+pub type Body = WasiBody;
+/// What can go wrong while a body flows.
+pub type BodyError = wasmtime_wasi_http::Error;
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The body of no bytes.
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// How a body came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The last frame has left.
+    Complete,
+    /// Whoever produced it failed.
+    Failed,
+    /// Whoever read it lost interest.
+    Dropped,
+}
+
+/// Told, once, how a body came to its end.
+pub(crate) trait Ending: Send + Unpin + 'static {
+    /// This is how.
+    fn ended(&mut self, end: End);
+}
+
+/// A body that tells an [`Ending`] what became of it.
+pub(crate) struct Watched<E: Ending> {
+    body: Body,
+    ending: Option<E>,
+}
+
+impl<E: Ending> Watched<E> {
+    /// Wraps the body, or, if there is nothing left to flow, reports its end and returns it as it is.
+    pub(crate) fn wrap(body: Body, mut ending: E) -> Body {
+        if body.is_end_stream() {
+            ending.ended(End::Complete);
+            return body;
+        }
+        Self { body, ending: Some(ending) }.boxed_unsync()
+    }
+
+    fn end(&mut self, end: End) {
+        if let Some(mut ending) = self.ending.take() {
+            ending.ended(end);
+        }
+    }
+}
+
+impl<E: Ending> HttpBody for Watched<E> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) if !self.body.is_end_stream() => {}
+            Some(Ok(_)) | None => self.end(End::Complete),
+            Some(Err(_)) => self.end(End::Failed),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<E: Ending> Drop for Watched<E> {
+    fn drop(&mut self) {
+        self.end(if self.body.is_end_stream() { End::Complete } else { End::Dropped });
+    }
+}
+
+/// The way back to a body that was lent to an attempt: as long as nobody has read from it, it can be had again.
+pub(crate) struct Lent(Arc<Mutex<Option<Body>>>);
+
+struct Borrowed {
+    lent: Arc<Mutex<Option<Body>>>,
+    /// The body itself, once somebody has begun to read it.
+    reading: Option<Body>,
+    size: SizeHint,
+}
+
+impl Lent {
+    /// Lends the body to an attempt.
+    pub(crate) fn new(body: Body) -> (Self, Body) {
+        let size = body.size_hint();
+        let lent = Arc::new(Mutex::new(Some(body)));
+        let borrowed = Borrowed { lent: lent.clone(), reading: None, size };
+        (Self(lent), borrowed.boxed_unsync())
+    }
+
+    /// The body, unless some of it was read.
+    pub(crate) fn take_back(&self) -> Option<Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl HttpBody for Borrowed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.reading.is_none() {
+            let body = self.lent.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.reading = body;
+        }
+        match &mut self.reading {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(Some(Err(BodyError::ConnectionTerminated))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reading.as_ref().is_some_and(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.reading.as_ref().map_or_else(|| self.size.clone(), HttpBody::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::executor::block_on;
+
+    use super::*;
+
+    struct Tell(mpsc::Sender<End>);
+
+    impl Ending for Tell {
+        fn ended(&mut self, end: End) {
+            self.0.send(end).expect("the test listens");
+        }
+    }
+
+    #[test]
+    fn an_ending_is_told_once_when_the_body_was_read_to_its_end() {
+        let (tell, told) = mpsc::channel();
+        let body = Watched::wrap(full("abc"), Tell(tell));
+        assert!(told.try_recv().is_err());
+        assert_eq!(block_on(body.collect()).expect("a body of bytes").to_bytes(), "abc");
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
+    }
+
+    #[test]
+    fn an_ending_is_told_at_once_when_there_is_nothing_to_read() {
+        let (tell, told) = mpsc::channel();
+        let _body = Watched::wrap(empty(), Tell(tell));
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
+    }
+
+    #[test]
+    fn an_ending_is_told_when_the_body_is_dropped_unread() {
+        let (tell, told) = mpsc::channel();
+        drop(Watched::wrap(full("abc"), Tell(tell)));
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Dropped]);
+    }
+
+    #[test]
+    fn a_body_can_be_had_again_until_it_is_read() {
+        let (lent, borrowed) = Lent::new(full("abc"));
+        assert_eq!(borrowed.size_hint().exact(), Some(3));
+        drop(borrowed);
+        let again = lent.take_back().expect("nobody has read it");
+
+        let (lent, mut borrowed) = Lent::new(again);
+        assert!(block_on(borrowed.frame()).is_some());
+        assert!(lent.take_back().is_none());
+    }
+}

@@ -1,0 +1,76 @@
+//! A call: one request on its way through a pool, from the queue to the last byte of its answer.
+//!
+//! It is known to its caller, who may give up at any time, and to the guest that serves it, which may fail at any time.
+//! Both sides see the same [`Call`]; it lives as long as the longer of the two.
+
+use std::sync::{Arc, OnceLock};
+
+use http::HeaderValue;
+
+use crate::guest::Guest;
+
+/// What both sides of a call know of it.
+pub(crate) struct Call {
+    /// The request's `x-request-id`, for the log.
+    pub(crate) request_id: Option<HeaderValue>,
+    /// How many components the request has passed through to come here.
+    pub(crate) depth: u8,
+    /// The guest that took it; unset while it waits in the queue.
+    guest: OnceLock<Arc<Guest>>,
+    failure: OnceLock<Failure>,
+}
+
+/// Why a guest could not answer. The text is for the client; the log has the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It could not be started: it trapped or ran out of time before it took a request.
+    Start,
+    /// It trapped: an instruction that can't be executed, memory it hasn't got, an abort.
+    Trap,
+    /// It ended itself.
+    Exit,
+    /// It was thrown away because of another request that it never let go of.
+    Stuck,
+    /// It answered with an error instead of a response.
+    Error,
+}
+
+impl Failure {
+    /// The reason as a word, for logs and metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Trap => "trap",
+            Self::Exit => "exit",
+            Self::Stuck => "stuck",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Call {
+    pub(crate) fn new(request_id: Option<HeaderValue>, depth: u8) -> Arc<Self> {
+        Arc::new(Self { request_id, depth, guest: OnceLock::new(), failure: OnceLock::new() })
+    }
+
+    /// The guest that took the call, if one has.
+    pub(crate) fn guest(&self) -> Option<&Arc<Guest>> {
+        self.guest.get()
+    }
+
+    /// Why its guest failed, if it did.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failure.get().copied()
+    }
+
+    /// Called by the guest that takes it, once.
+    pub(crate) fn taken_by(&self, guest: &Arc<Guest>) {
+        let first = self.guest.set(guest.clone());
+        debug_assert!(first.is_ok(), "a call leaves the queue once");
+    }
+
+    /// Called by a guest that fails while it serves it. The first reason stays.
+    pub(crate) fn failed(&self, failure: Failure) {
+        let _ = self.failure.set(failure);
+    }
+}

@@ -1,0 +1,335 @@
+//! `wasi:keyvalue` over the host's store, in both drafts that components use: `0.2.0-draft` (wasmtime's) and
+//! `0.2.0-draft2` (Spin's). They differ in cursors, in the type of numbers and in compare-and-swap.
+//!
+//! An operation waits for the store, and its whole guest waits with it: the interfaces are synchronous.
+
+use std::sync::Arc;
+
+use store::Store;
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTableError};
+
+use crate::state::GuestState;
+
+/// What is the first draft's own: cursors are numbers.
+mod draft {
+    use wasmtime::component::Resource;
+
+    use super::{Bucket, Error, MAX_CURSORS};
+    pub(super) use crate::capabilities::bindings::wasi::keyvalue0_2_0_draft::{atomics, batch, store};
+    use crate::state::GuestState;
+
+    pub(super) type Cursor = u64;
+
+    pub(super) async fn list_keys(
+        state: &mut GuestState,
+        bucket: Resource<Bucket>,
+        cursor: Option<Cursor>,
+    ) -> wasmtime::Result<Result<store::KeyResponse, store::Error>> {
+        let after = match cursor {
+            None => None,
+            Some(cursor) => {
+                let pages = &state.table.get(&bucket)?.pages;
+                match usize::try_from(cursor).ok().and_then(|index| pages.get(index)) {
+                    Some(key) => Some(key.clone()),
+                    None => return Ok(Err(store::Error::Other(format!("{cursor} is no cursor of this bucket")))),
+                }
+            }
+        };
+        let page = match state.page(&bucket, after.as_deref()).await? {
+            Ok(page) => page,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let cursor = match page.next {
+            None => None,
+            Some(last) => {
+                let pages = &mut state.table.get_mut(&bucket)?.pages;
+                if pages.len() == MAX_CURSORS {
+                    let text = format!("{MAX_CURSORS} pages of this bucket were listed; open it again to go on");
+                    return Ok(Err(Error::Other(text).into()));
+                }
+                pages.push(last);
+                Some(pages.len() as u64 - 1)
+            }
+        };
+        Ok(Ok(store::KeyResponse { keys: page.keys, cursor }))
+    }
+
+    impl atomics::Host for GuestState {
+        async fn increment(
+            &mut self,
+            bucket: Resource<Bucket>,
+            key: String,
+            delta: u64,
+        ) -> wasmtime::Result<Result<u64, store::Error>> {
+            let Ok(delta) = i64::try_from(delta) else { return Ok(Err(::store::Error::Overflow.into())) };
+            Ok(match self.add(&bucket, &key, delta).await? {
+                Ok(sum) => u64::try_from(sum).map_err(|_| ::store::Error::NotANumber.into()),
+                Err(error) => Err(error.into()),
+            })
+        }
+    }
+}
+
+/// What is the second draft's own: cursors are keys, and there is compare-and-swap.
+mod draft2 {
+    use ::store::Swap;
+    use wasmtime::component::Resource;
+
+    use super::{Bucket, Cas};
+    pub(super) use crate::capabilities::bindings::wasi::keyvalue0_2_0_draft2::{atomics, batch, store};
+    use crate::state::GuestState;
+
+    pub(super) type Cursor = String;
+
+    pub(super) async fn list_keys(
+        state: &mut GuestState,
+        bucket: Resource<Bucket>,
+        cursor: Option<Cursor>,
+    ) -> wasmtime::Result<Result<store::KeyResponse, store::Error>> {
+        let page = state.page(&bucket, cursor.as_deref()).await?;
+        Ok(page.map(|page| store::KeyResponse { keys: page.keys, cursor: page.next }).map_err(Into::into))
+    }
+
+    impl atomics::Host for GuestState {
+        async fn increment(
+            &mut self,
+            bucket: Resource<Bucket>,
+            key: String,
+            delta: i64,
+        ) -> wasmtime::Result<Result<i64, store::Error>> {
+            Ok(self.add(&bucket, &key, delta).await?.map_err(Into::into))
+        }
+
+        async fn swap(
+            &mut self,
+            cas: Resource<Cas>,
+            value: Vec<u8>,
+        ) -> wasmtime::Result<Result<(), atomics::CasError>> {
+            let cas = self.table.delete(cas)?;
+            let swapped = self.store.swap(&cas.bucket, &cas.key, cas.seen.version, value.into()).await;
+            Ok(match swapped {
+                Ok(Swap::Done) => Ok(()),
+                Ok(Swap::Conflict(seen)) => {
+                    Err(atomics::CasError::CasFailed(self.table.push(Cas { seen, ..cas })?))
+                }
+                Err(error) => Err(atomics::CasError::StoreError(error.into())),
+            })
+        }
+    }
+
+    impl atomics::HostCas for GuestState {
+        async fn new(
+            &mut self,
+            bucket: Resource<Bucket>,
+            key: String,
+        ) -> wasmtime::Result<Result<Resource<Cas>, store::Error>> {
+            let (store, bucket) = self.opened(&bucket)?;
+            Ok(match store.read_versioned(&bucket, &key).await {
+                Ok(seen) => Ok(self.table.push(Cas { bucket, key, seen })?),
+                Err(error) => Err(error.into()),
+            })
+        }
+
+        async fn current(&mut self, cas: Resource<Cas>) -> wasmtime::Result<Result<Option<Vec<u8>>, store::Error>> {
+            Ok(Ok(self.table.get(&cas)?.seen.value.clone().map(Vec::from)))
+        }
+
+        async fn drop(&mut self, cas: Resource<Cas>) -> wasmtime::Result<()> {
+            self.table.delete(cas)?;
+            Ok(())
+        }
+    }
+}
+
+/// Keys in one page of `list-keys`.
+const PAGE: usize = 1000;
+/// Pages of one opened bucket that draft 1, whose cursors are numbers, can go on from.
+const MAX_CURSORS: usize = 1000;
+
+/// A bucket that a guest has opened.
+pub struct Bucket {
+    name: store::Bucket,
+    /// The last key of each page that was handed out with a number for a cursor. The number is the index.
+    pages: Vec<String>,
+}
+
+/// A compare-and-swap under way.
+pub struct Cas {
+    bucket: store::Bucket,
+    key: String,
+    seen: store::Versioned,
+}
+
+/// Why an operation failed, whatever the draft.
+enum Error {
+    NoSuchStore,
+    /// Begins with the problem's code, so that a component can tell a full store from one that is gone.
+    Other(String),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        use problem::Code;
+        let code = match &error {
+            store::Error::EmptyKey => Code::InvalidKey,
+            store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
+            store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
+            store::Error::BatchTooLarge { .. } | store::Error::NotANumber | store::Error::Overflow => Code::InvalidRequest,
+            store::Error::Full { .. } => Code::StoreFull,
+            store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
+        };
+        Self::Other(format!("{}: {error}", code.as_str()))
+    }
+}
+
+pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    type State = HasSelf<GuestState>;
+    draft::store::add_to_linker::<_, State>(linker, |state| state)?;
+    draft::atomics::add_to_linker::<_, State>(linker, |state| state)?;
+    draft::batch::add_to_linker::<_, State>(linker, |state| state)?;
+    draft2::store::add_to_linker::<_, State>(linker, |state| state)?;
+    draft2::atomics::add_to_linker::<_, State>(linker, |state| state)?;
+    draft2::batch::add_to_linker::<_, State>(linker, |state| state)
+}
+
+impl GuestState {
+    fn opened(&self, bucket: &Resource<Bucket>) -> Result<(Arc<dyn Store>, store::Bucket), ResourceTableError> {
+        Ok((self.store.clone(), self.table.get(bucket)?.name.clone()))
+    }
+
+    async fn page(&mut self, bucket: &Resource<Bucket>, after: Option<&str>) -> wasmtime::Result<Result<store::Page, Error>> {
+        let (store, bucket) = self.opened(bucket)?;
+        Ok(store.list(&bucket, after, PAGE).await.map_err(Error::from))
+    }
+
+    async fn add(&mut self, bucket: &Resource<Bucket>, key: &str, delta: i64) -> wasmtime::Result<Result<i64, Error>> {
+        let (store, bucket) = self.opened(bucket)?;
+        Ok(store.increment(&bucket, key, delta).await.map_err(Error::from))
+    }
+}
+
+/// What the drafts have in common, to the letter.
+macro_rules! implement_draft {
+    ($draft:ident) => {
+        impl From<Error> for $draft::store::Error {
+            fn from(error: Error) -> Self {
+                match error {
+                    Error::NoSuchStore => Self::NoSuchStore,
+                    Error::Other(text) => Self::Other(text),
+                }
+            }
+        }
+
+        impl From<store::Error> for $draft::store::Error {
+            fn from(error: store::Error) -> Self {
+                Error::from(error).into()
+            }
+        }
+
+        impl $draft::store::Host for GuestState {
+            async fn open(
+                &mut self,
+                identifier: String,
+            ) -> wasmtime::Result<Result<Resource<Bucket>, $draft::store::Error>> {
+                Ok(match identifier.parse() {
+                    Ok(name) => Ok(self.table.push(Bucket { name, pages: Vec::new() })?),
+                    Err(_) => Err(Error::NoSuchStore.into()),
+                })
+            }
+        }
+
+        impl $draft::store::HostBucket for GuestState {
+            async fn get(
+                &mut self,
+                bucket: Resource<Bucket>,
+                key: String,
+            ) -> wasmtime::Result<Result<Option<Vec<u8>>, $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                Ok(match store.get(&bucket, &key).await {
+                    Ok(value) => Ok(value.map(Vec::from)),
+                    Err(error) => Err(error.into()),
+                })
+            }
+
+            async fn set(
+                &mut self,
+                bucket: Resource<Bucket>,
+                key: String,
+                value: Vec<u8>,
+            ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                Ok(store.set(&bucket, &key, value.into()).await.map_err(Into::into))
+            }
+
+            async fn delete(
+                &mut self,
+                bucket: Resource<Bucket>,
+                key: String,
+            ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                Ok(store.delete(&bucket, &key).await.map(drop).map_err(Into::into))
+            }
+
+            async fn exists(
+                &mut self,
+                bucket: Resource<Bucket>,
+                key: String,
+            ) -> wasmtime::Result<Result<bool, $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                Ok(store.exists(&bucket, &key).await.map_err(Into::into))
+            }
+
+            async fn list_keys(
+                &mut self,
+                bucket: Resource<Bucket>,
+                cursor: Option<$draft::Cursor>,
+            ) -> wasmtime::Result<Result<$draft::store::KeyResponse, $draft::store::Error>> {
+                $draft::list_keys(self, bucket, cursor).await
+            }
+
+            async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
+                self.table.delete(bucket)?;
+                Ok(())
+            }
+        }
+
+        impl $draft::batch::Host for GuestState {
+            async fn get_many(
+                &mut self,
+                bucket: Resource<Bucket>,
+                keys: Vec<String>,
+            ) -> wasmtime::Result<Result<Vec<Option<(String, Vec<u8>)>>, $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                Ok(match store.get_many(&bucket, &keys).await {
+                    Ok(values) => {
+                        let pairs = keys.into_iter().zip(values);
+                        Ok(pairs.map(|(key, value)| Some((key, Vec::from(value?)))).collect())
+                    }
+                    Err(error) => Err(error.into()),
+                })
+            }
+
+            async fn set_many(
+                &mut self,
+                bucket: Resource<Bucket>,
+                pairs: Vec<(String, Vec<u8>)>,
+            ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                let pairs = pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
+                Ok(store.set_many(&bucket, pairs).await.map_err(Into::into))
+            }
+
+            async fn delete_many(
+                &mut self,
+                bucket: Resource<Bucket>,
+                keys: Vec<String>,
+            ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
+                let (store, bucket) = self.opened(&bucket)?;
+                Ok(store.delete_many(&bucket, &keys).await.map_err(Into::into))
+            }
+        }
+    };
+}
+
+implement_draft!(draft);
+implement_draft!(draft2);

@@ -1,0 +1,109 @@
+//! Requests that guests send: to a namespace or an instance of this host through the dispatcher, to any other host
+//! that the manifest allows.
+//!
+//! `http://<namespace>.internal/…` goes to the instance that the registry picks, `http://<instance>.<namespace>.internal/…`
+//! to that one. Both work for every component; everything else must be in its `allowed-outbound-hosts`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, Uri};
+use registry::Name;
+use wasmtime_wasi_http::{RequestOptions, WasiHttpHooks};
+
+use crate::body::{Body, BodyError};
+use crate::dispatch::{Hop, Target};
+use crate::guest::Guest;
+use crate::outbound::{OutboundPolicy, allowing_line};
+use crate::worker::Worker;
+
+/// The domain of this host's namespaces.
+const INTERNAL: &str = ".internal";
+
+type Sent = Box<dyn Future<Output = Result<(), BodyError>> + Send>;
+type Answer = Box<dyn Future<Output = Result<(Response<Body>, Sent), BodyError>> + Send>;
+
+/// The way out of a guest.
+pub(crate) struct Outgoing {
+    worker: Worker,
+    policy: Arc<OutboundPolicy>,
+    guest: Arc<Guest>,
+    instance: Name,
+}
+
+impl Outgoing {
+    pub(crate) fn new(worker: Worker, policy: Arc<OutboundPolicy>, guest: Arc<Guest>, instance: Name) -> Self {
+        Self { worker, policy, guest, instance }
+    }
+}
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(&mut self, request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
+        let worker = self.worker.clone();
+        let hop = Hop { depth: self.guest.depth() + 1 };
+        if let Some(target) = Target::from_uri(request.uri()) {
+            return Box::new(async move { Ok((worker.dispatch(&target, request, hop).await, nothing_left_to_send())) });
+        }
+        if !self.policy.allows(request.uri()) {
+            tracing::warn!(
+                instance = self.instance.as_str(),
+                request_id = self.guest.request_ids(),
+                "a request to {} was denied; to allow it, add to its component in the manifest: {}",
+                origin(request.uri()),
+                allowing_line(request.uri())
+            );
+            return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
+        }
+        let options = options.unwrap_or_default();
+        Box::new(async move {
+            let answer = worker.client().send_outside(request, hop, &options).await?;
+            Ok((answer, nothing_left_to_send()))
+        })
+    }
+}
+
+/// What `send_request` returns beside the answer: here the connection is driven elsewhere.
+fn nothing_left_to_send() -> Sent {
+    Box::new(std::future::ready(Ok(())))
+}
+
+fn origin(uri: &Uri) -> String {
+    format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", |authority| authority.as_str()))
+}
+
+impl Target {
+    /// The namespace or instance of this host that the URI names, if it names one.
+    pub(crate) fn from_uri(uri: &Uri) -> Option<Self> {
+        let name = uri.host()?.strip_suffix(INTERNAL)?;
+        Some(match name.rsplit_once('.') {
+            None => Self::Namespace(name.into()),
+            Some((instance, namespace)) => Self::Instance { namespace: namespace.into(), name: instance.into() },
+        })
+    }
+}
+
+/// How long a guest's request to another host may take if it doesn't say itself.
+pub(crate) const DEFAULT_CONNECT: Duration = Duration::from_secs(2);
+/// How long the first byte of the answer may take if the guest doesn't say itself.
+pub(crate) const DEFAULT_FIRST_BYTE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_names_are_told_from_others() {
+        let target = |uri: &str| Target::from_uri(&uri.parse().expect("a test's URI"));
+        assert_eq!(target("http://storage.internal/data"), Some(Target::Namespace("storage".into())));
+        assert_eq!(
+            target("http://storage-1.storage.internal:80/"),
+            Some(Target::Instance { namespace: "storage".into(), name: "storage-1".into() })
+        );
+        assert_eq!(
+            target("http://a.b.storage.internal/"),
+            Some(Target::Instance { namespace: "storage".into(), name: "a.b".into() })
+        );
+        assert_eq!(target("http://internal/"), None);
+        assert_eq!(target("http://example.com/"), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! The dispatcher: brings a request to an instance, and an answer back, whatever happens.
+//!
+//! It picks the instance (exact round robin, [`registry`]), runs the request in process or sends it to a remote
+//! instance, and tries another one if that is safe. It never fails: like any proxy it answers what went wrong itself.
+//!
+//! A request is sent to another instance only if it is idempotent by method or nothing of it reached the first one, at
+//! most once per available instance, before its deadline, and while the process-wide retry budget lasts. This is the
+//! only place under the host where requests are retried.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body::Body as _;
+use problem::{Code, Problem};
+use registry::{Group, Location, Member};
+
+use crate::body::{self, Body, Lent};
+use crate::call::Failure;
+use crate::pool::CallError;
+use crate::remote::SendError;
+use crate::worker::Worker;
+
+/// How many components a request may pass through. The next one gets 508.
+pub const MAX_DEPTH: u8 = 8;
+/// Which instance answered.
+const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+/// How long a remote instance may take until its answer begins.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What `Retry-After` says, in seconds.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the next instance of a namespace.
+    Namespace(Arc<str>),
+    /// To one instance, whether it is available or not.
+    Instance {
+        /// The namespace it serves.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+/// A request's place in a chain of components.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// How many components it passes through when it arrives: 1 for the first.
+    pub depth: u8,
+}
+
+/// Why an attempt has no answer.
+struct Failed {
+    /// What to tell the client if there is no other attempt.
+    problem: Problem,
+    /// The request, if nothing of it reached the instance.
+    unsent: Option<Request<Body>>,
+    /// Whether another instance may do better. Not so for a deadline that has passed.
+    retry: bool,
+}
+
+impl Worker {
+    /// Brings a request to an instance and returns its answer, or a problem document that says why there is none. To
+    /// drop the future, or the answer's body before its end, is to give up on the request.
+    pub async fn dispatch(&self, target: &Target, request: Request<Body>, hop: Hop) -> Response<Body> {
+        match self.try_dispatch(target, request, hop).await {
+            Ok(answer) => answer,
+            Err(problem) => answer_with(problem),
+        }
+    }
+
+    async fn try_dispatch(&self, target: &Target, request: Request<Body>, hop: Hop) -> Result<Response<Body>, Problem> {
+        if hop.depth > MAX_DEPTH {
+            return Err(Problem::new(Code::LoopDetected, format!("the request went through {MAX_DEPTH} components")));
+        }
+        let now = Instant::now();
+        let registry = self.registry();
+        registry.retry_budget().request(now);
+        let (group, member) = self.choose(target)?;
+        let only = matches!(target, Target::Instance { .. }) || group.available() < 2;
+        if only {
+            return match self.attempt(&member, request, hop, now).await {
+                Ok(answer) => Ok(answer),
+                Err(failed) => Err(failed.problem),
+            };
+        }
+
+        let (mut spare, mut request) = Spare::keep(request);
+        let mut tried = vec![member];
+        loop {
+            let member = tried.last().expect("at least the first choice");
+            let failed = match self.attempt(member, request, hop, now).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            let again = failed.unsent.map(|unsent| spare.keep_again(unsent)).or_else(|| spare.idempotent());
+            let (Some(again), true) = (again, failed.retry) else { return Err(failed.problem) };
+            let Some(next) = group.pick_untried(&tried).cloned() else { return Err(failed.problem) };
+            if !registry.retry_budget().try_retry(Instant::now()) {
+                return Err(failed.problem);
+            }
+            tracing::debug!(
+                namespace = next.namespace().as_str(),
+                instance = next.name().as_str(),
+                "a request is tried again: {}",
+                failed.problem.detail
+            );
+            tried.push(next);
+            request = again;
+        }
+    }
+
+    fn choose(&self, target: &Target) -> Result<(Arc<Group>, Arc<Member>), Problem> {
+        let (Target::Namespace(namespace) | Target::Instance { namespace, .. }) = target;
+        let snapshot = self.registry().snapshot();
+        let group = snapshot.namespace(namespace).ok_or_else(|| {
+            Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}"))
+        })?;
+        let member = match target {
+            Target::Namespace(_) => group.pick(),
+            Target::Instance { name, .. } => group.find(name),
+        };
+        let member = member.ok_or_else(|| {
+            let detail = format!("no instance of {namespace:?} is available");
+            Problem::new(Code::NoInstanceAvailable, detail).retry_after(RETRY_AFTER_SECONDS)
+        })?;
+        Ok((group.clone(), member.clone()))
+    }
+
+    async fn attempt(
+        &self,
+        member: &Arc<Member>,
+        request: Request<Body>,
+        hop: Hop,
+        begun: Instant,
+    ) -> Result<Response<Body>, Failed> {
+        match member.location() {
+            Location::InProcess => self.run_here(member, request, hop, begun).await,
+            Location::Remote(address) => {
+                let deadline = begun + REMOTE_TIMEOUT;
+                let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
+                let mut answer = sent.await.map_err(|error| remote_failed(member, error))?;
+                if !answer.headers().contains_key(SERVED_BY) && let Ok(name) = HeaderValue::from_str(member.name().as_str()) {
+                    answer.headers_mut().insert(SERVED_BY, name);
+                }
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn run_here(
+        &self,
+        member: &Arc<Member>,
+        request: Request<Body>,
+        hop: Hop,
+        begun: Instant,
+    ) -> Result<Response<Body>, Failed> {
+        let Some(instance) = self.instance(member) else {
+            // It was unloaded since it was picked.
+            let problem = Problem::new(Code::NoInstanceAvailable, "the instance was just removed");
+            return Err(Failed {
+                problem: problem.retry_after(RETRY_AFTER_SECONDS),
+                unsent: Some(request),
+                retry: true,
+            });
+        };
+        let pool = instance.pool(self.id());
+        let deadline = begun + pool.template().limits().request_timeout;
+        match pool.call(request, hop.depth, deadline).await {
+            Ok(mut answer) => {
+                answer.headers_mut().entry(SERVED_BY).or_insert_with(|| instance.served_by().clone());
+                Ok(answer)
+            }
+            Err(error) => Err(call_failed(error)),
+        }
+    }
+}
+
+/// What in-process failures mean to the client.
+fn call_failed(error: CallError) -> Failed {
+    let failed = |problem, unsent, retry| Failed { problem, unsent, retry };
+    match error {
+        CallError::Shed(request) => {
+            let problem = Problem::new(Code::Overloaded, "too many requests are waiting; try again later");
+            failed(problem.retry_after(RETRY_AFTER_SECONDS), Some(request), true)
+        }
+        CallError::NotStarted(request) => {
+            let problem = Problem::new(Code::ComponentFailed, "the component could not be started");
+            failed(problem, Some(request), true)
+        }
+        CallError::Deadline => {
+            let problem = Problem::new(Code::DeadlineExceeded, "the component didn't answer in time");
+            failed(problem, None, false)
+        }
+        CallError::Failed(failure) => {
+            let detail = match failure {
+                Failure::Error => "the component answered with an error",
+                Failure::Start | Failure::Trap | Failure::Exit | Failure::Stuck => "the component failed",
+            };
+            failed(Problem::new(Code::ComponentFailed, detail), None, true)
+        }
+    }
+}
+
+/// What a remote instance's failures mean to the client.
+fn remote_failed(member: &Member, error: SendError) -> Failed {
+    let name = member.name();
+    let failed = |problem, unsent, retry| Failed { problem, unsent, retry };
+    match error {
+        SendError::NotConnected { request, reason } => {
+            let detail = format!("instance {name} can't be reached: {reason}");
+            failed(Problem::new(Code::InstanceUnreachable, detail), request, true)
+        }
+        SendError::Broken { reason } => {
+            let detail = format!("instance {name} broke the connection or didn't answer in HTTP: {reason}");
+            failed(Problem::new(Code::InstanceUnreachable, detail), None, true)
+        }
+        SendError::TimedOut => {
+            let detail = format!("instance {name} didn't answer in time");
+            failed(Problem::new(Code::DeadlineExceeded, detail), None, true)
+        }
+    }
+}
+
+/// A problem as an answer.
+pub fn answer_with(problem: Problem) -> Response<Body> {
+    problem.into_response::<Vec<u8>>().map(body::full)
+}
+
+/// What is kept of a request for a second attempt.
+struct Spare {
+    /// The head, if the method allows to send it twice.
+    head: Option<Parts>,
+    /// The way back to the body. `None` if there is none.
+    body: Option<Lent>,
+}
+
+impl Spare {
+    fn keep(request: Request<Body>) -> (Self, Request<Body>) {
+        let (head, body) = request.into_parts();
+        let kept = is_idempotent(&head.method).then(|| head.clone());
+        let (lent, body) = lend(body);
+        (Self { head: kept, body: lent }, Request::from_parts(head, body))
+    }
+
+    /// Keeps what is needed of a request that came back whole.
+    fn keep_again(&mut self, unsent: Request<Body>) -> Request<Body> {
+        let (head, body) = unsent.into_parts();
+        let (lent, body) = lend(body);
+        self.body = lent;
+        Request::from_parts(head, body)
+    }
+
+    /// The request once more, if it is idempotent and nobody has read its body.
+    fn idempotent(&mut self) -> Option<Request<Body>> {
+        let head = self.head.clone()?;
+        let body = match self.body.take() {
+            None => body::empty(),
+            Some(lent) => lent.take_back()?,
+        };
+        let (lent, body) = lend(body);
+        self.body = lent;
+        Some(Request::from_parts(head, body))
+    }
+}
+
+fn lend(body: Body) -> (Option<Lent>, Body) {
+    if body.is_end_stream() {
+        return (None, body);
+    }
+    let (lent, body) = Lent::new(body);
+    (Some(lent), body)
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    method.is_idempotent()
+}

@@ -1,0 +1,313 @@
+//! A pool: the guests of one instance on one worker, and the queue of requests for them.
+//!
+//! Lives as long as its revision. What bounds it: at most `max_guests` guests; at most `queue` requests wait, counted
+//! over all pools of the component, each for at most `queue_timeout`; then they are shed.
+//!
+//! All waiting requests are in one queue, and guests with room take from it: the one that worked last is woken first,
+//! so that under little load few guests stay warm and the others idle until they end.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use futures::channel::oneshot;
+use http::{Request, Response};
+use tokio::runtime::Handle;
+
+use crate::body::{Body, End, Ending, Watched};
+use crate::call::{Call, Failure};
+use crate::guest::{self, Guest};
+use crate::template::Template;
+
+/// A request waiting for a guest.
+pub(crate) struct Job {
+    pub(crate) request: Request<Body>,
+    pub(crate) reply: oneshot::Sender<wasmtime::Result<Response<Body>>>,
+    pub(crate) call: Arc<Call>,
+}
+
+/// The guests of one instance on one worker.
+pub(crate) struct Pool {
+    template: Template,
+    /// Of the worker that runs the guests.
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    guests: Vec<Arc<Guest>>,
+    /// Guests with room, the one that worked last at the end.
+    parked: Vec<Arc<Guest>>,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// No guest had room in time. Nothing of the request was seen by one, so here it is again.
+    Shed(Request<Body>),
+    /// The guest that would have taken it could not be started. Nothing of the request was seen by one.
+    NotStarted(Request<Body>),
+    /// The deadline passed while a guest was on it.
+    Deadline,
+    /// The guest that was on it failed.
+    Failed(Failure),
+}
+
+impl Pool {
+    pub(crate) fn new(template: Template, runtime: Handle) -> Arc<Self> {
+        Arc::new(Self { template, runtime, state: Mutex::default() })
+    }
+
+    pub(crate) fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Runs a request on a guest and returns the answer as soon as its head is there. To drop the future, or the
+    /// answer's body before its end, is to give up on the guest.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        depth: u8,
+        deadline: Instant,
+    ) -> Result<Response<Body>, CallError> {
+        let call = Call::new(guest::request_id(&request), depth);
+        let (reply, answer) = oneshot::channel();
+        if let Err(request) = self.submit(Job { request, reply, call: call.clone() }) {
+            return Err(CallError::Shed(request));
+        }
+        let mut caller = Caller { pool: self, call: Some(call) };
+
+        let shed_at = (Instant::now() + self.template.limits().queue_timeout).min(deadline);
+        let mut answer = pin!(answer);
+        let mut timer = pin!(tokio::time::sleep_until(shed_at.into()));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => break answer,
+                () = &mut timer => {
+                    if let Some(request) = caller.withdraw() {
+                        return Err(CallError::Shed(request));
+                    }
+                    let now = Instant::now();
+                    if deadline <= now {
+                        return Err(CallError::Deadline);
+                    }
+                    timer.as_mut().reset(deadline.into());
+                }
+            }
+        };
+        match answer {
+            Ok(Ok(response)) => Ok(response.map(|body| Watched::wrap(body, caller.into_reader()))),
+            Ok(Err(error)) => Err(caller.failed(self, error)),
+            Err(oneshot::Canceled) => Err(CallError::Failed(caller.failure())),
+        }
+    }
+
+    /// Puts a request in the queue and sees to it that a guest comes for it. Gives it back if the queue is full.
+    fn submit(self: &Arc<Self>, job: Job) -> Result<(), Request<Body>> {
+        if !self.template.enqueue() {
+            return Err(job.request);
+        }
+        let mut state = self.state();
+        state.queue.push_back(job);
+        self.summon(&mut state);
+        Ok(())
+    }
+
+    /// Wakes a guest with room, or starts one, for the request that was last put in the queue.
+    fn summon(self: &Arc<Self>, state: &mut State) {
+        if let Some(guest) = state.parked.pop() {
+            guest.parked.store(false, Relaxed);
+            guest.wake();
+        } else if state.guests.len() < self.template.limits().max_guests {
+            let guest = Guest::new();
+            state.guests.push(guest.clone());
+            self.runtime.spawn(guest::live(guest, self.clone()));
+        }
+    }
+
+    /// The request that has waited longest, for a guest with room. Without one, the guest is parked.
+    pub(crate) fn take(&self, guest: &Arc<Guest>) -> Option<Job> {
+        let mut state = self.state();
+        let job = state.queue.pop_front();
+        if job.is_some() {
+            self.template.dequeue();
+        } else if !guest.parked.swap(true, Relaxed) {
+            state.parked.push(guest.clone());
+        }
+        job
+    }
+
+    /// The guest has no room any more.
+    pub(crate) fn unpark(self: &Arc<Self>, guest: &Arc<Guest>) {
+        if guest.parked.load(Relaxed) {
+            self.state().unpark(guest);
+        }
+    }
+
+    /// The guest is gone.
+    pub(crate) fn ended(self: &Arc<Self>, guest: &Arc<Guest>) {
+        let mut state = self.state();
+        state.remove(guest);
+        // It may have been woken for a request that it didn't take.
+        if !state.queue.is_empty() {
+            self.summon(&mut state);
+        }
+    }
+
+    /// The guest could not be started. One waiting request fails with it, so that a component that never starts fails
+    /// every request instead of being started for ever.
+    pub(crate) fn start_failed(self: &Arc<Self>, guest: &Arc<Guest>, error: wasmtime::Error) {
+        let mut state = self.state();
+        state.remove(guest);
+        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+            tracing::warn!(component = self.template.component(), "no memory is left for another guest: {error}");
+            if !state.guests.is_empty() {
+                // They get to the queue in time, or what waits in it is shed.
+                return;
+            }
+        } else {
+            tracing::error!(
+                component = self.template.component(),
+                instance = self.template.instance(),
+                reason = Failure::Start.reason(),
+                "a guest could not be started: {error:?}"
+            );
+        }
+        if let Some(job) = state.queue.pop_front() {
+            self.template.dequeue();
+            // The caller may be gone; then so is the request.
+            let _ = job.reply.send(Err(wasmtime::Error::new(NotStarted(Mutex::new(Some(job.request))))));
+        }
+        if !state.queue.is_empty() {
+            self.summon(&mut state);
+        }
+    }
+
+    /// Ends guests that nobody has needed for too long. Called about once a second.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let limits = self.template.limits();
+        for guest in &self.state().guests {
+            guest.condemn_if_unused(now, limits.idle_instance_timeout, limits.request_timeout);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remove(&mut self, guest: &Arc<Guest>) {
+        self.unpark(guest);
+        self.guests.retain(|other| !Arc::ptr_eq(other, guest));
+    }
+
+    fn unpark(&mut self, guest: &Arc<Guest>) {
+        if guest.parked.swap(false, Relaxed) {
+            self.parked.retain(|other| !Arc::ptr_eq(other, guest));
+        }
+    }
+}
+
+/// Carries a request back to its caller through the channel for answers.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest could not be started")]
+struct NotStarted(Mutex<Option<Request<Body>>>);
+
+/// The caller's side of a call. Dropping it gives up.
+struct Caller<'a> {
+    pool: &'a Pool,
+    /// Taken when the call ends in another way.
+    call: Option<Arc<Call>>,
+}
+
+impl Caller<'_> {
+    /// Takes the request out of the queue, if it is still there.
+    fn withdraw(&mut self) -> Option<Request<Body>> {
+        let call = self.call.as_ref()?;
+        if call.guest().is_some() {
+            return None;
+        }
+        let mut state = self.pool.state();
+        let index = state.queue.iter().position(|job| Arc::ptr_eq(&job.call, call))?;
+        let job = state.queue.remove(index)?;
+        drop(state);
+        self.pool.template.dequeue();
+        self.call = None;
+        Some(job.request)
+    }
+
+    /// What an error in place of an answer means.
+    fn failed(mut self, pool: &Pool, error: wasmtime::Error) -> CallError {
+        if let Some(NotStarted(request)) = error.downcast_ref() {
+            self.call = None;
+            let request = request.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return request.map_or(CallError::Failed(Failure::Start), CallError::NotStarted);
+        }
+        let code = error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
+            || error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>();
+        if code && let Some(call) = self.call.take() {
+            tracing::warn!(
+                component = pool.template.component(),
+                instance = pool.template.instance(),
+                request_id = call.request_id.as_ref().and_then(|id| id.to_str().ok()),
+                reason = Failure::Error.reason(),
+                "a guest answered with an error: {error}"
+            );
+            if let Some(guest) = call.guest() {
+                guest.finish(&call);
+            }
+            return CallError::Failed(Failure::Error);
+        }
+        let failure = self.failure();
+        if failure == Failure::Error {
+            tracing::warn!(
+                component = pool.template.component(),
+                instance = pool.template.instance(),
+                "a guest didn't answer: {error:?}"
+            );
+        }
+        CallError::Failed(failure)
+    }
+
+    fn failure(&self) -> Failure {
+        self.call.as_ref().and_then(|call| call.failure()).unwrap_or(Failure::Error)
+    }
+
+    /// Hands the call on to whoever reads the answer's body.
+    fn into_reader(mut self) -> Reader {
+        Reader { call: self.call.take() }
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        if self.call.is_some() && self.withdraw().is_none() && let Some(call) = self.call.take() && let Some(guest) = call.guest() {
+            guest.abandon(&call);
+        }
+    }
+}
+
+/// Whoever reads an answer's body.
+struct Reader {
+    call: Option<Arc<Call>>,
+}
+
+impl Ending for Reader {
+    fn ended(&mut self, end: End) {
+        let Some(call) = self.call.take() else { return };
+        match call.guest() {
+            Some(guest) if end == End::Complete => guest.finish(&call),
+            Some(guest) => guest.abandon(&call),
+            None => {}
+        }
+    }
+}

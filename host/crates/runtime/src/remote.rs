@@ -1,0 +1,326 @@
+//! The HTTP client of a worker: requests to remote instances, and to other hosts that a component may reach.
+//!
+//! Lives as long as its worker. What bounds it: idle connections are kept for [`IDLE`], at most [`IDLE_PER_HOST`] to each
+//! host; connecting and the first byte of an answer have their time; a body that doesn't move for [`BODY_IDLE`] fails.
+
+use std::error::Error;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderMap, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client as Pooled;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use registry::{Address, Member, Registry};
+use wasmtime_wasi_http::RequestOptions;
+
+use crate::body::{Body, BodyError, End, Ending, Lent, Watched};
+use crate::capabilities::outgoing::{DEFAULT_CONNECT, DEFAULT_FIRST_BYTE};
+use crate::dispatch::Hop;
+
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(30);
+/// How many unused connections to one host are kept.
+const IDLE_PER_HOST: usize = 64;
+/// How long a body may stand still.
+const BODY_IDLE: Duration = Duration::from_secs(30);
+/// How many components a request has passed through, between hosts.
+pub const HOPS: HeaderName = HeaderName::from_static("x-hostler-hops");
+
+/// Headers that concern one connection only (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 7] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Why a remote instance has no answer.
+pub(crate) enum SendError {
+    /// No connection could be made; nothing was sent. The request, if its body is still whole.
+    NotConnected { request: Option<Request<Body>>, reason: String },
+    /// The connection broke, or what came wasn't HTTP.
+    Broken { reason: String },
+    /// No answer began in time.
+    TimedOut,
+}
+
+/// Sends requests over pooled keep-alive connections.
+pub(crate) struct Client {
+    pooled: Pooled<HttpsConnector<HttpConnector>, Body>,
+}
+
+impl Client {
+    /// Must be called on the worker's runtime, where its connections then live.
+    pub(crate) fn new() -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(DEFAULT_CONNECT));
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        let connector =
+            hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(tcp);
+        let pooled = Pooled::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .build(connector);
+        Self { pooled }
+    }
+
+    /// Sends a request to a remote instance and tells the registry whether it was reached.
+    pub(crate) async fn send_to(
+        &self,
+        member: &Arc<Member>,
+        address: &Address,
+        request: Request<Body>,
+        hop: Hop,
+        deadline: Instant,
+        registry: &Registry,
+    ) -> Result<Response<Body>, SendError> {
+        let (mut head, body) = request.into_parts();
+        let kept = head.clone();
+        let (lent, body) = Lent::new(body);
+        readdress(&mut head.uri, address.authority());
+        prepare(&mut head.headers, head.uri.authority(), hop);
+        head.version = Version::HTTP_11;
+        let first_byte = DEFAULT_FIRST_BYTE.min(deadline.saturating_duration_since(Instant::now()));
+        let sent = self.send(Request::from_parts(head, body), first_byte).await;
+        match sent {
+            Ok(answer) => {
+                registry.report(member, true);
+                let ending = Break { member: member.clone(), registry: registry.clone() };
+                Ok(answer.map(|body| Watched::wrap(body, ending)))
+            }
+            Err(Unsent::TimedOut) => Err(SendError::TimedOut),
+            Err(Unsent::Failed(error)) => {
+                registry.report(member, false);
+                let reason = root_cause(&error);
+                Err(if error.is_connect() {
+                    let request = lent.take_back().map(|body| Request::from_parts(kept, body));
+                    SendError::NotConnected { request, reason }
+                } else {
+                    SendError::Broken { reason }
+                })
+            }
+        }
+    }
+
+    /// Sends a guest's request to another host. That the guest may do so was checked before.
+    pub(crate) async fn send_outside(
+        &self,
+        mut request: Request<Body>,
+        hop: Hop,
+        options: &RequestOptions,
+    ) -> Result<Response<Body>, BodyError> {
+        let authority = request.uri().authority().cloned();
+        prepare(request.headers_mut(), authority.as_ref(), hop);
+        let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_FIRST_BYTE);
+        self.send(request, first_byte).await.map_err(|unsent| match unsent {
+            Unsent::TimedOut => BodyError::ConnectionReadTimeout,
+            Unsent::Failed(error) if error.is_connect() => connect_error(&error),
+            Unsent::Failed(_) => BodyError::ConnectionTerminated,
+        })
+    }
+
+    /// Sends a request; the time for the first byte begins anew with each piece of the request's body that is taken.
+    async fn send(&self, request: Request<Body>, first_byte: Duration) -> Result<Response<Body>, Unsent> {
+        let begun = Instant::now();
+        let progress = Arc::new(AtomicU64::new(0));
+        let watching = progress.clone();
+        let request = request.map(|body| {
+            if body.is_end_stream() {
+                body
+            } else {
+                Progress { body, begun, last: watching }.boxed_unsync()
+            }
+        });
+        let mut sending = pin!(self.pooled.request(request));
+        let answer = loop {
+            let last = begun + Duration::from_millis(progress.load(Relaxed));
+            tokio::select! {
+                biased;
+                answer = &mut sending => break answer.map_err(Unsent::Failed)?,
+                () = tokio::time::sleep_until((last + first_byte).into()) => {
+                    if begun + Duration::from_millis(progress.load(Relaxed)) == last {
+                        return Err(Unsent::TimedOut);
+                    }
+                }
+            }
+        };
+        let (mut head, body) = answer.into_parts();
+        remove_hop_by_hop(&mut head.headers);
+        let body = Steady { body: body.map_err(BodyError::from).boxed_unsync(), timer: None };
+        Ok(Response::from_parts(head, body.boxed_unsync()))
+    }
+}
+
+enum Unsent {
+    TimedOut,
+    Failed(hyper_util::client::legacy::Error),
+}
+
+/// Tells the registry when an instance breaks off in the middle of an answer.
+struct Break {
+    member: Arc<Member>,
+    registry: Registry,
+}
+
+impl Ending for Break {
+    fn ended(&mut self, end: End) {
+        if end == End::Failed {
+            self.registry.report(&self.member, false);
+        }
+    }
+}
+
+/// Points the URI to this host, keeping path and query.
+fn readdress(uri: &mut Uri, authority: &str) {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Authority::try_from(authority).ok();
+    parts.path_and_query = Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
+fn prepare(headers: &mut HeaderMap, authority: Option<&Authority>, hop: Hop) {
+    remove_hop_by_hop(headers);
+    if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+        headers.insert(HOST, host);
+    }
+    headers.insert(HOPS, u16::from(hop.depth).into());
+}
+
+/// Removes what concerns one connection only, and what `Connection` says does.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn connect_error(error: &(dyn Error + 'static)) -> BodyError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return match io.kind() {
+                std::io::ErrorKind::TimedOut => BodyError::ConnectionTimeout,
+                std::io::ErrorKind::ConnectionRefused => BodyError::ConnectionRefused,
+                _ => BodyError::DestinationUnavailable,
+            };
+        }
+        cause = error.source();
+    }
+    BodyError::DestinationUnavailable
+}
+
+/// Notes when the last piece of a request's body was taken.
+struct Progress {
+    body: Body,
+    begun: Instant,
+    /// Milliseconds after `begun`.
+    last: Arc<AtomicU64>,
+}
+
+impl HttpBody for Progress {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(elapsed.max(1), Relaxed);
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Fails when nothing comes for [`BODY_IDLE`].
+struct Steady {
+    body: Body,
+    /// Set while nothing comes.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl HttpBody for Steady {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.timer = None;
+            return Poll::Ready(frame);
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_IDLE)));
+        timer.as_mut().poll(cx).map(|()| Some(Err(BodyError::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_concerns_one_connection_stays_on_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, x-mine"),
+            ("keep-alive", "timeout=5"),
+            ("x-mine", "1"),
+            ("transfer-encoding", "chunked"),
+            ("x-other", "2"),
+        ] {
+            headers.append(name, value.parse().expect("a test's value"));
+        }
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+    }
+
+    #[test]
+    fn a_remote_request_keeps_path_and_query() {
+        let mut uri = Uri::from_static("http://storage.internal/a%20b?c=d");
+        readdress(&mut uri, "10.0.0.1:8080");
+        assert_eq!(uri, "http://10.0.0.1:8080/a%20b?c=d");
+    }
+}

@@ -1,0 +1,130 @@
+//! What a component is to be run with: the part of the manifest that the runtime acts on, checked and complete.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use registry::{Name, Namespace};
+
+use crate::OutboundPolicy;
+
+/// A component and its configuration.
+#[derive(Clone, Debug)]
+pub struct ComponentSpec {
+    /// Its name in the manifest.
+    pub name: String,
+    /// The `.wasm` file.
+    pub bytes: Vec<u8>,
+    /// The namespace that its instances serve.
+    pub namespace: Namespace,
+    /// The instances to serve in process, at least one.
+    pub instances: Vec<Name>,
+    /// The guests' environment. `{instance}` in a value becomes the instance's name.
+    pub environment: Vec<(String, String)>,
+    /// What `wasi:config/store` answers.
+    pub config: Vec<(String, String)>,
+    /// Where its guests may send requests, apart from the namespaces of this host.
+    pub outbound: OutboundPolicy,
+    /// The directories its guests see.
+    pub directories: Vec<Directory>,
+    /// The addresses its guests may open sockets to. None: no sockets.
+    pub sockets: Vec<SocketRule>,
+    /// What bounds its guests.
+    pub limits: Limits,
+    /// How its instances' health is checked.
+    pub health: HealthCheck,
+}
+
+/// A directory of the machine that guests see.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Where it is on this machine.
+    pub host: PathBuf,
+    /// Where guests see it.
+    pub guest: String,
+    /// Whether they may change it.
+    pub writable: bool,
+}
+
+/// An address that guests may connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketRule {
+    /// The address; port 0 stands for every port.
+    pub address: SocketAddr,
+}
+
+impl SocketRule {
+    pub(crate) fn allows(&self, address: SocketAddr) -> bool {
+        self.address.ip() == address.ip() && (self.address.port() == 0 || self.address.port() == address.port())
+    }
+}
+
+/// What bounds a component's guests.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Guests alive at once per instance and worker.
+    pub max_guests: usize,
+    /// Requests of the component waiting for a guest.
+    pub queue: usize,
+    /// How long a request waits for a guest before it is shed.
+    pub queue_timeout: Duration,
+    /// Requests a guest serves in its life.
+    pub max_instance_reuse_count: u64,
+    /// Requests a 0.3 guest serves at once. A 0.2 guest serves one at a time.
+    pub max_instance_concurrent_reuse_count: usize,
+    /// How long a guest without requests is kept.
+    pub idle_instance_timeout: Duration,
+    /// How long a request may take until its answer begins.
+    pub request_timeout: Duration,
+    /// Bytes of linear memory a guest may have, all its memories together.
+    pub memory: usize,
+    /// Elements each of a guest's tables may have; at most 100,000.
+    pub table_elements: usize,
+    /// Resources (requests, bodies, streams, sockets…) a guest may hold.
+    pub resources: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_guests: 64,
+            queue: 1024,
+            queue_timeout: Duration::from_secs(1),
+            max_instance_reuse_count: 100_000,
+            max_instance_concurrent_reuse_count: 16,
+            idle_instance_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(30),
+            memory: 128 << 20,
+            table_elements: crate::engine::MAX_TABLE_ELEMENTS,
+            resources: 10_000,
+        }
+    }
+}
+
+/// How the health of a component's instances is checked.
+#[derive(Clone, Debug)]
+pub struct HealthCheck {
+    /// The path to `GET`; only an answer of 2xx passes. `None`: `/healthz`, and anything below 500 passes, because
+    /// the component never promised to know that path.
+    pub path: Option<String>,
+    /// From one check to the next.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Failures in a row that make an instance unavailable.
+    pub unhealthy_after: u32,
+    /// Passes in a row that make it available again.
+    pub healthy_after: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 3,
+            healthy_after: 2,
+        }
+    }
+}

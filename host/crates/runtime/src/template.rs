@@ -1,0 +1,126 @@
+//! A template: everything it takes to start a guest of one instance.
+//!
+//! Made once when a component is loaded; every guest is made from it alike.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use registry::Name;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
+use wasmtime_wasi_config::WasiConfigVariables;
+use wasmtime_wasi_http::WasiHttpCtx;
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
+
+use crate::capabilities::logging::{LogStream, Stream};
+use crate::capabilities::outgoing::Outgoing;
+use crate::guest::Guest;
+use crate::limiter::Limiter;
+use crate::spec::{Directory, Limits, SocketRule};
+use crate::state::GuestState;
+use crate::worker::Worker;
+
+/// What all instances of a revision share.
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) component: String,
+    pub(crate) pre: ProxyPre<GuestState>,
+    pub(crate) config: Arc<WasiConfigVariables>,
+    pub(crate) outbound: Arc<crate::OutboundPolicy>,
+    pub(crate) directories: Vec<Directory>,
+    pub(crate) sockets: Arc<[SocketRule]>,
+    pub(crate) limits: Limits,
+    /// Requests waiting in the queues of all its pools.
+    pub(crate) queued: AtomicUsize,
+}
+
+/// Makes the guests of one instance on one worker.
+pub(crate) struct Template {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) name: Name,
+    /// `{instance}` already replaced.
+    pub(crate) environment: Arc<[(String, String)]>,
+    pub(crate) worker: Worker,
+}
+
+impl Template {
+    /// The component's name, for the log.
+    pub(crate) fn component(&self) -> &str {
+        &self.shared.component
+    }
+
+    /// The instance's name, for the log.
+    pub(crate) fn instance(&self) -> &str {
+        self.name.as_str()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Counts a request into the component's queue, unless it is full.
+    pub(crate) fn enqueue(&self) -> bool {
+        let queued = &self.shared.queued;
+        let fits = queued.fetch_add(1, Relaxed) < self.shared.limits.queue;
+        if !fits {
+            queued.fetch_sub(1, Relaxed);
+        }
+        fits
+    }
+
+    /// Counts a request out of the component's queue.
+    pub(crate) fn dequeue(&self) {
+        self.shared.queued.fetch_sub(1, Relaxed);
+    }
+
+    /// Starts a guest.
+    ///
+    /// # Errors
+    /// The component trapped or took longer than a request may while it started, a directory has gone, or there is no
+    /// room for another guest (`PoolConcurrencyLimitError`).
+    pub(crate) async fn instantiate(&self, guest: &Arc<Guest>) -> wasmtime::Result<(Store<GuestState>, Proxy)> {
+        let limits = self.limits();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources);
+        let state = GuestState {
+            table,
+            wasi: self.wasi(guest)?,
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(self.worker.clone(), self.shared.outbound.clone(), guest.clone(), self.name.clone()),
+            limiter: Limiter::new(limits.memory, limits.table_elements),
+            config: self.shared.config.clone(),
+            store: self.worker.store().clone(),
+            registry: self.worker.registry().clone(),
+        };
+        let mut store = Store::new(&self.shared.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let started = self.shared.pre.instantiate_async(&mut store);
+        match tokio::time::timeout(limits.request_timeout, started).await {
+            Ok(proxy) => Ok((store, proxy?)),
+            Err(_) => Err(wasmtime::format_err!("it was not ready after {:?}", limits.request_timeout)),
+        }
+    }
+
+    fn wasi(&self, guest: &Arc<Guest>) -> wasmtime::Result<WasiCtx> {
+        let stream = |stream| {
+            LogStream::new(stream, self.shared.component.as_str().into(), self.name.clone(), guest.clone())
+        };
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.envs(&self.environment).stdout(stream(Stream::Stdout)).stderr(stream(Stream::Stderr));
+        for Directory { host, guest, writable } in &self.shared.directories {
+            let permissions = if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            wasi.preopened_dir(host, guest, permissions)?;
+        }
+        let sockets = self.shared.sockets.clone();
+        let any = !sockets.is_empty();
+        wasi.allow_tcp(any).allow_udp(any).socket_addr_check(move |address: SocketAddr, _| {
+            let allowed = sockets.iter().any(|rule| rule.allows(address));
+            Box::pin(async move { allowed })
+        });
+        Ok(wasi.build())
+    }
+}

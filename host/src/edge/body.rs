@@ -1,0 +1,151 @@
+//! Bodies at the edge: those of requests may be neither too large nor stand still, those of answers may not stand still.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use runtime::{Body, BodyError};
+use tokio::time::Sleep;
+
+/// What went wrong with a request's body, if anything did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    TooLarge,
+    Idle,
+}
+
+/// Lets the edge see, after the answer, what went wrong with the request's body.
+#[derive(Clone, Default)]
+pub(super) struct Verdict(Arc<AtomicU8>);
+
+impl Verdict {
+    fn set(&self, fault: Fault) {
+        self.0.store(fault as u8, Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Fault {
+        match self.0.load(Relaxed) {
+            value if value == Fault::TooLarge as u8 => Fault::TooLarge,
+            value if value == Fault::Idle as u8 => Fault::Idle,
+            _ => Fault::None,
+        }
+    }
+}
+
+/// How long nothing has come. The timer is only made when there is something to wait for.
+struct Patience {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None }
+    }
+
+    fn reset(&mut self) {
+        self.timer = None;
+    }
+
+    /// Ready when nothing has come for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+}
+
+/// A request's body.
+pub(super) struct Upload {
+    body: Incoming,
+    left: u64,
+    patience: Patience,
+    verdict: Verdict,
+}
+
+impl Upload {
+    /// Lets `limit` bytes through, and nothing after `idle` without any.
+    pub(super) fn new(body: Incoming, limit: u64, idle: Duration) -> (Self, Verdict) {
+        let verdict = Verdict::default();
+        (Self { body, left: limit, patience: Patience::new(idle), verdict: verdict.clone() }, verdict)
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            return this.patience.poll(cx).map(|()| {
+                this.verdict.set(Fault::Idle);
+                Some(Err(BodyError::ConnectionReadTimeout))
+            });
+        };
+        this.patience.reset();
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                match this.left.checked_sub(bytes) {
+                    Some(left) => {
+                        this.left = left;
+                        Some(Ok(frame))
+                    }
+                    None => {
+                        this.verdict.set(Fault::TooLarge);
+                        Some(Err(BodyError::HttpRequestBodySize(None)))
+                    }
+                }
+            }
+            Some(Err(error)) => Some(Err(error.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body.
+pub(super) struct Download {
+    body: Body,
+    patience: Patience,
+}
+
+impl Download {
+    pub(super) fn new(body: Body, idle: Duration) -> Self {
+        Self { body, patience: Patience::new(idle) }
+    }
+}
+
+impl HttpBody for Download {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.patience.reset();
+            return Poll::Ready(frame);
+        }
+        self.patience.poll(cx).map(|()| Some(Err(BodyError::ConnectionWriteTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

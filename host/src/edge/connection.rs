@@ -1,0 +1,54 @@
+//! One connection on its worker, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use runtime::Worker;
+use tokio::sync::watch;
+
+use super::accept::adopt;
+use super::io::Patient;
+use super::{Edge, request};
+
+/// Serves the requests of a connection one after another. When `draining` becomes true, the one under way is the last.
+pub(super) async fn serve(
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    edge: Arc<Edge>,
+    worker: Worker,
+    mut draining: watch::Receiver<bool>,
+) {
+    let stream = match adopt(stream) {
+        Ok(stream) => Patient::new(stream, edge.limits.body_idle),
+        Err(error) => {
+            tracing::debug!(%peer, "a connection was lost before its first byte: {error}");
+            return;
+        }
+    };
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(edge.limits.head_timeout)
+        .max_buf_size(edge.limits.head_bytes)
+        .max_headers(edge.limits.headers)
+        .pipeline_flush(true);
+    let service = service_fn(|request| {
+        let (edge, worker) = (edge.clone(), worker.clone());
+        async move { Ok::<_, Infallible>(request::answer(&edge, &worker, peer, request).await) }
+    });
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        _ = draining.wait_for(|draining| *draining) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, "a connection ended early: {error}");
+    }
+}

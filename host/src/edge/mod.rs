@@ -1,0 +1,51 @@
+//! The edge: the public address. Accepts connections, hands them evenly to the workers, holds requests to their
+//! limits, and gives them to the dispatcher.
+//!
+//! - [`accept`]: the listener, the bound on connections, the drain.
+//! - [`connection`]: one connection on its worker.
+//! - [`request`]: what a request must be to get in, and what is added to it.
+//! - [`body`]: bodies that are too large or stand still.
+//! - [`router`]: which component a path belongs to.
+
+mod accept;
+mod body;
+mod connection;
+mod forwarded;
+mod io;
+mod request;
+mod request_id;
+mod router;
+
+pub(crate) use accept::Listener;
+pub(crate) use router::Router;
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// What the edge needs to know. Immutable for the life of the process.
+pub(crate) struct Edge {
+    /// Which component a path belongs to.
+    pub(crate) router: Router,
+    /// What bounds connections and requests.
+    pub(crate) limits: Limits,
+    /// Clients whose `x-forwarded-*` headers are believed.
+    pub(crate) trusted_proxies: Vec<IpNet>,
+}
+
+/// What bounds connections and requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Connections open at once; more wait in the kernel's queue.
+    pub(crate) connections: usize,
+    /// How long a request's head may take.
+    pub(crate) head_timeout: Duration,
+    /// Bytes a request's head may have.
+    pub(crate) head_bytes: usize,
+    /// Headers a request may have.
+    pub(crate) headers: usize,
+    /// How long a body, of a request or an answer, may stand still.
+    pub(crate) body_idle: Duration,
+    /// Bytes a request's body may have.
+    pub(crate) body_bytes: u64,
+}

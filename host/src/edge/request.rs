@@ -1,0 +1,116 @@
+//! One request at the edge: held to its limits, labelled, routed; and its answer, labelled.
+
+use std::net::SocketAddr;
+
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use problem::{Code, Problem};
+use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
+
+use super::body::{Download, Fault, Upload, Verdict};
+use super::{Edge, forwarded, request_id};
+
+/// Answers a request, whatever it is.
+pub(super) async fn answer(
+    edge: &Edge,
+    worker: &Worker,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Response<Download> {
+    let id = request_id::choose(request.headers().get(&request_id::NAME));
+    request.headers_mut().insert(request_id::NAME, id.clone());
+    let mut answer = match admit(edge, peer, request) {
+        Ok(Admitted { target, request, hop, verdict }) => {
+            let answer = worker.dispatch(target, request, hop).await;
+            match verdict.map_or(Fault::None, |verdict| verdict.get()) {
+                Fault::None => answer,
+                Fault::TooLarge => answer_with(too_large(edge.limits.body_bytes)),
+                Fault::Idle => answer_with(Problem::new(Code::RequestTimeout, "the request's body stopped coming")),
+            }
+        }
+        Err(problem) => answer_with(problem),
+    };
+    answer.headers_mut().insert(request_id::NAME, id);
+    answer.map(|body| Download::new(body, edge.limits.body_idle))
+}
+
+/// A request that may go to its component.
+struct Admitted<'a> {
+    target: &'a Target,
+    request: Request<Body>,
+    hop: Hop,
+    /// What becomes of its body, if it has one.
+    verdict: Option<Verdict>,
+}
+
+fn admit(edge: &Edge, peer: SocketAddr, request: Request<Incoming>) -> Result<Admitted<'_>, Problem> {
+    let (mut head, body) = request.into_parts();
+    if head.method == Method::CONNECT {
+        return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
+    }
+    let target = edge.router.route(head.uri.path()).ok_or_else(Problem::not_found)?;
+    let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > edge.limits.body_bytes) {
+        return Err(too_large(edge.limits.body_bytes));
+    }
+    head.uri = absolute(&head.uri, &head.headers, head.version)?;
+    let hop = Hop { depth: hops(&head.headers).saturating_add(1) };
+    head.headers.remove(&HOPS);
+    forwarded::set(&mut head.headers, peer, &edge.trusted_proxies);
+    let (body, verdict) = if body.is_end_stream() {
+        (runtime::empty(), None)
+    } else {
+        let (upload, verdict) = Upload::new(body, edge.limits.body_bytes, edge.limits.body_idle);
+        (upload.boxed_unsync(), Some(verdict))
+    };
+    Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
+}
+
+fn too_large(limit: u64) -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
+}
+
+/// The request's URI with the host that the client asked for. Path and query stay as they came.
+fn absolute(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<Uri, Problem> {
+    let authority = match (uri.authority(), headers.get(HOST)) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => Authority::try_from(host.as_bytes())
+            .map_err(|_| Problem::new(Code::InvalidRequest, "the host header is not a host name"))?,
+        (None, None) if version < Version::HTTP_11 => Authority::from_static("localhost"),
+        (None, None) => return Err(Problem::new(Code::InvalidRequest, "the host header is missing")),
+    };
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).map_err(|_| Problem::new(Code::InvalidRequest, "the request's target is not a path"))
+}
+
+/// How many components the request has passed through on other hosts.
+fn hops(headers: &HeaderMap) -> u8 {
+    headers.get(&HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_keeps_its_path_and_gets_the_host_it_asked_for() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, "shop.example:8080".parse().expect("a test's value"));
+        let uri = absolute(&Uri::from_static("/a%2Fb//c?d=%20"), &headers, Version::HTTP_11).expect("it is fine");
+        assert_eq!(uri, "http://shop.example:8080/a%2Fb//c?d=%20");
+    }
+
+    #[test]
+    fn a_host_is_required_of_whoever_knows_of_hosts() {
+        let uri = Uri::from_static("/");
+        assert!(absolute(&uri, &HeaderMap::new(), Version::HTTP_11).is_err());
+        assert!(absolute(&uri, &HeaderMap::new(), Version::HTTP_10).is_ok());
+    }
+}
