@@ -14,8 +14,8 @@ pub const MAX_KEY: usize = 1024;
 /// The longest value, in bytes.
 pub const MAX_VALUE: usize = 1024 * 1024;
 
-/// The longest body of a `set`, in bytes. JSON may write a byte as six (`\u0000`), so that no key and value within their
-/// own limits are refused for how they were written.
+/// The longest body of a `set`, in bytes. JSON may write a byte as six (`\u0000`), so that no key and value within
+/// their own limits are refused for how they were written.
 pub const MAX_SET_BODY: usize = 6 * (MAX_KEY + MAX_VALUE) + 4096;
 
 /// A key and the value to store under it, within the limits.
