@@ -1,0 +1,314 @@
+//! What can be typed: the commands, their flags and variables, and the exit codes.
+//!
+//! Flags that are also manifest keys have no default here; [`crate::manifest`] merges them (flag, variable, manifest,
+//! default, in this order).
+
+mod check;
+mod completions;
+mod join;
+mod status;
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use registry::{Name, Namespace};
+
+use crate::client::{Client, HostUrl};
+use crate::telemetry::{LogFormat, LogLevel};
+use crate::token::Token;
+use crate::value::{Listen, Wait};
+
+pub(crate) use check::check;
+pub(crate) use completions::completions;
+pub(crate) use join::join;
+pub(crate) use status::status;
+
+/// Exit codes. clap exits with [`exit::USAGE`] by itself.
+pub(crate) mod exit {
+    /// All went well.
+    pub(crate) const OK: u8 = 0;
+    /// The operation failed.
+    pub(crate) const FAILED: u8 = 1;
+    /// Wrong usage, or a mistake in the manifest.
+    pub(crate) const USAGE: u8 = 2;
+    /// An address could not be bound.
+    pub(crate) const BIND: u8 = 3;
+    /// The data directory could not be written.
+    pub(crate) const STORE: u8 = 5;
+    /// A second signal during the drain.
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// A failure with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Exit {
+    /// One of [`exit`].
+    pub(crate) code: u8,
+    message: String,
+}
+
+impl Exit {
+    /// Ends the process with this code and message.
+    pub(crate) fn new(code: u8, message: impl std::fmt::Display) -> Self {
+        Exit { code, message: message.to_string() }
+    }
+}
+
+/// Most workers that can be asked for.
+pub(crate) const MOST_WORKERS: u16 = 1024;
+
+/// Runs WebAssembly HTTP components the way nginx runs sites.
+#[derive(Debug, Parser)]
+#[command(
+    name = "host",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands. What each is for is said by its arguments, where clap takes the help from.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(RunArgs),
+    Check(CheckArgs),
+    Status(StatusArgs),
+    Join(JoinArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Run an assembly of components and serve it
+///
+/// Each setting is looked up in this order: flag, environment variable, manifest, default. Once ready, the two
+/// addresses are printed to stdout; everything else goes to stderr. SIGTERM and SIGINT stop accepting, finish the
+/// requests in flight and exit with 0; a second signal exits at once with 130.
+///
+/// Also read from the environment: HOSTLER_API_KEYS (API keys, separated by commas; beats public.api-keys-file),
+/// HOSTLER_INTERNAL_TOKEN (token of the internal address; beats internal.token-file), HOSTLER_JOIN_TOKEN (token of the
+/// host to join; beats join.token-file).
+///
+/// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 130 second signal.
+#[derive(Args, Debug, Default)]
+pub(crate) struct RunArgs {
+    /// The manifest; without it the built-in assembly is run: gateway, storage-1 to storage-3, echo-1 to echo-3
+    #[arg(short = 'f', long = "manifest", env = "HOSTLER_MANIFEST", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) manifest: Option<PathBuf>,
+
+    /// Public address, IP:PORT; port 0 lets the system choose [manifest: public.listen] [default: 127.0.0.1:8080]
+    #[arg(long, env = "HOSTLER_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<Listen>,
+
+    /// Internal address, IP:PORT [manifest: internal.listen] [default: 127.0.0.1:9090]
+    #[arg(long, env = "HOSTLER_INTERNAL_LISTEN", value_name = "ADDRESS")]
+    pub(crate) internal_listen: Option<Listen>,
+
+    /// Where data and compiled components are kept [manifest: run.data-dir] [default: ./.hostler]
+    #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Worker threads, 1 to 1024 [manifest: run.workers] [default: number of cores]
+    #[arg(long, env = "HOSTLER_WORKERS", value_name = "N", value_parser = workers())]
+    pub(crate) workers: Option<usize>,
+
+    /// How log events are written to stderr [manifest: run.log-format] [default: text on a terminal, else json]
+    #[arg(long, env = "HOSTLER_LOG_FORMAT", value_name = "FORMAT", value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// The least important events to log [manifest: run.log-level] [default: info]
+    #[arg(long, env = "HOSTLER_LOG_LEVEL", value_name = "LEVEL", value_enum)]
+    pub(crate) log_level: Option<LogLevel>,
+
+    /// How long requests in flight may take to finish after a signal [manifest: run.drain-timeout] [default: 30s]
+    #[arg(long, env = "HOSTLER_DRAIN_TIMEOUT", value_name = "DURATION")]
+    pub(crate) drain_timeout: Option<Wait>,
+
+    /// A variable for the environment of every component; may be repeated [manifest: components.NAME.environment]
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// Say whether a component could be loaded, and if not, why and what to do
+///
+/// Prints the world it exports (WASI HTTP 0.2 or 0.3) and each import; for every import that isn't provided, the reason
+/// and the fix. Exit code 0 only if `host run` could load the component.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The component
+    #[arg(value_name = "FILE.wasm", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+/// Show the instances and components of a running host
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// How to write it
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// How a command writes its result to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Tables for people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Keep a service registered that is not run by a host
+///
+/// Checks the service's health, registers it, sends heartbeats while it is healthy, registers again if the host forgot
+/// it, keeps trying while the host is away, and deregisters on SIGTERM or SIGINT.
+///
+/// Exit codes: 0 deregistered, 1 the host refused the registration, 2 wrong usage.
+#[derive(Args, Debug)]
+pub(crate) struct JoinArgs {
+    /// The instance's name, unique in its namespace
+    #[arg(long)]
+    pub(crate) name: Name,
+
+    /// Where the host reaches the service: http://HOST[:PORT]
+    #[arg(long)]
+    pub(crate) url: registry::Address,
+
+    /// The namespace to register in
+    #[arg(long, default_value = "storage")]
+    pub(crate) namespace: Namespace,
+
+    /// Path of the service that answers 2xx while it is healthy
+    #[arg(long, default_value = "/healthz", value_name = "PATH", value_parser = path)]
+    pub(crate) health_path: String,
+
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// How client commands find the host.
+#[derive(Args, Debug)]
+struct HostArgs {
+    /// The host's internal address
+    #[arg(
+        long,
+        env = "HOSTLER_INTERNAL",
+        default_value = "http://127.0.0.1:9090",
+        value_name = "URL"
+    )]
+    internal: HostUrl,
+
+    /// File with the internal address's token; without it HOSTLER_INTERNAL_TOKEN is used, if set
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+}
+
+impl HostArgs {
+    /// A client for that host. The error says what is wrong with the token.
+    fn client(&self) -> anyhow::Result<Client> {
+        let token =
+            match &self.token_file {
+                Some(file) => {
+                    let token = Token::read(file);
+                    Some(token.map_err(|error| {
+                        anyhow::anyhow!("--token-file {}: {error}", file.display())
+                    })?)
+                }
+                None => {
+                    let name = "HOSTLER_INTERNAL_TOKEN";
+                    let token = Token::from_variable(std::env::var(name).ok().as_deref());
+                    token.map_err(|error| anyhow::anyhow!("{name}: {error}"))?
+                }
+            };
+        Client::new(self.internal.clone(), token)
+    }
+}
+
+/// Print the completions for a shell
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Writes a command's result to stdout. A reader that has seen enough (`host status | head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn workers() -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<u16>::new()
+        .range(1..=u64::from(MOST_WORKERS))
+        .map(usize::from)
+}
+
+/// Parses `KEY=VALUE` as the environment of a component takes it.
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+fn path(text: &str) -> Result<String, String> {
+    let valid = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "a path begins with \"/\", like \"/healthz\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_checked_where_they_are_typed() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(
+            parse("host run -e A=1 -e B= --workers 2 --listen 0.0.0.0:0 --drain-timeout 0s")
+                .is_ok()
+        );
+        for line in [
+            "host",
+            "host run --workers 0",
+            "host run --workers 1025",
+            "host run --listen 8080",
+            "host run --drain-timeout soon",
+            "host run --log-level loud",
+            "host run -e A",
+            "host run -e =1",
+            "host run extra",
+            "host join --name a",
+            "host join --name a --url ftp://x",
+            "host join --name a b --url http://x",
+            "host join --name a --url http://x --health-path healthz",
+            "host status --internal 127.0.0.1:9090",
+            "host status -o yaml",
+            "host completions dos",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), i32::from(exit::USAGE), "{line}: {error}");
+        }
+    }
+}

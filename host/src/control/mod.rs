@@ -1,0 +1,134 @@
+//! The internal address: registrations, look-ups, health and listings, for operators and remote services.
+//!
+//! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
+//! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
+//! [`body::LIMIT`]. Parts: `server` (connections), `auth` (token), `body` (JSON), `registration`, `lookup`, `listing`,
+//! `readiness`, `own` (which addresses are this host's), `leases` (the passing of time).
+
+mod auth;
+mod body;
+mod leases;
+mod listing;
+mod lookup;
+mod own;
+mod readiness;
+mod registration;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Router, middleware};
+use problem::{Code, Problem};
+use registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::token::Token;
+
+pub(crate) use listing::Instances;
+pub(crate) use readiness::Readiness;
+
+/// What the internal address answers with.
+pub(crate) struct Control {
+    /// The instances.
+    pub(crate) registry: Registry,
+    /// What `/readyz` answers.
+    pub(crate) readiness: Readiness,
+    /// What requests must show, if anything.
+    pub(crate) token: Option<Token>,
+    /// Where the public address really listens.
+    pub(crate) public: SocketAddr,
+    /// Where the internal address really listens.
+    pub(crate) internal: SocketAddr,
+    /// What `/components` lists.
+    pub(crate) components: Vec<ComponentInfo>,
+}
+
+/// One entry of `GET /components`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ComponentInfo {
+    /// Its name in the manifest.
+    pub(crate) name: String,
+    /// The namespace of its instances.
+    pub(crate) namespace: String,
+    /// The prefix of public paths that it answers.
+    pub(crate) route: Option<String>,
+    /// The names of its instances.
+    pub(crate) instances: Vec<String>,
+    /// SHA-256 of its active revision's bytes, in hexadecimal.
+    pub(crate) digest: String,
+}
+
+/// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    control: Control,
+    shutdown: impl Future<Output = ()>,
+) {
+    let registry = control.registry.clone();
+    let router = router(Arc::new(control));
+    tokio::select! {
+        () = server::serve(listener, router, shutdown) => {}
+        () = leases::expire(&registry) => {}
+    }
+}
+
+fn router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/register", post(registration::register))
+        .route(
+            "/register/{namespace}/{name}",
+            delete(registration::deregister),
+        )
+        .route("/heartbeat", post(registration::heartbeat))
+        .route("/api/register", post(registration::register_caller))
+        .route("/api/lookup", post(lookup::lookup))
+        .route("/instances", get(listing::instances))
+        .route("/components", get(listing::components))
+        .route("/healthz", get(readiness::alive))
+        .route("/livez", get(readiness::alive))
+        .route("/readyz", get(readiness::ready))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&control),
+            auth::require_token,
+        ))
+        .with_state(control)
+}
+
+async fn not_found() -> Failure {
+    Problem::not_found().into()
+}
+
+/// axum adds the `Allow` header.
+async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+    let detail = format!(
+        "{method} is not possible on {}; the header \"allow\" lists what is",
+        uri.path()
+    );
+    Problem::new(Code::MethodNotAllowed, detail).into()
+}
+
+/// A problem as an answer of a handler.
+struct Failure(Problem);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Failure(problem)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        self.0.into_response::<Body>()
+    }
+}
+
+#[cfg(test)]
+mod tests;

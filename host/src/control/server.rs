@@ -1,0 +1,112 @@
+//! The connections of the internal address.
+//!
+//! One task each, at most [`CONNECTIONS`]; further ones wait in the kernel's queue. A request's head must arrive within
+//! [`HEAD`], which is also how long a kept connection may be idle. At the end, requests in flight get [`DRAIN`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Most connections at a time.
+const CONNECTIONS: usize = 1024;
+
+/// For the head of a request to arrive.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Most bytes of a head.
+const HEAD_BYTES: usize = 32 << 10;
+
+/// For requests in flight to finish at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long to wait when no connection can be accepted, which is when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Both ends of the connection that a request came by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+/// Serves until `shutdown` completes, and then until the requests in flight are done, or [`DRAIN`] is over.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    // Dropping the set at the end cuts what is still open.
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accept = async {
+            let place = Arc::clone(&places)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the internal address could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(connection) = ends(&stream) else {
+            continue;
+        };
+        let router = router
+            .clone()
+            .layer(axum::Extension(ConnectInfo(connection)));
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let served = graceful.watch(served);
+        connections.spawn(async move {
+            // A client that breaks off or sends no HTTP is nothing to report.
+            let _ = served.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "connections to the internal address were cut off: their requests took too long to finish"
+        );
+    }
+}
+
+/// Both ends; None if the peer is gone already.
+fn ends(stream: &TcpStream) -> Option<Connection> {
+    // Small answers: nothing to gain from waiting for more. A failure costs time, not correctness.
+    let _ = stream.set_nodelay(true);
+    Some(Connection {
+        peer: stream.peer_addr().ok()?,
+        local: stream.local_addr().ok()?,
+    })
+}
