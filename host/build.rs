@@ -13,15 +13,8 @@ const TARGET: &str = "wasm32-wasip2";
 const GUESTS: [&str; 3] = ["gateway", "storage", "echo"];
 
 /// What of cargo's own configuration the inner build keeps: where it downloads from, and the job server.
-const KEPT: [&str; 7] = [
-    "CARGO_HOME",
-    "CARGO_HTTP_",
-    "CARGO_MAKEFLAGS",
-    "CARGO_NET_",
-    "CARGO_REGISTR",
-    "CARGO_SOURCE_",
-    "CARGO_TERM_",
-];
+const KEPT: [&str; 7] =
+    ["CARGO_HOME", "CARGO_HTTP_", "CARGO_MAKEFLAGS", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
 
 /// Variables that change how rustc is called without starting with `CARGO_`.
 const DROPPED: [&str; 8] = [
@@ -43,13 +36,7 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    for input in [
-        "build.rs",
-        "../components",
-        "../wit",
-        "../Cargo.lock",
-        "../Cargo.toml",
-    ] {
+    for input in ["build.rs", "../components", "../wit", "../Cargo.lock", "../Cargo.toml"] {
         println!("cargo::rerun-if-changed={input}");
     }
     let out = variable("OUT_DIR")?;
@@ -58,14 +45,7 @@ fn build() -> Result<(), String> {
     let target_dir = Path::new(&out).join("guests");
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--target",
-            TARGET,
-            "--target-dir",
-        ])
+        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
         .arg(&target_dir)
         .current_dir("..");
     for guest in GUESTS {
@@ -78,25 +58,16 @@ fn build() -> Result<(), String> {
             cargo.env_remove(&*name);
         }
     }
-    let status = cargo
-        .status()
-        .map_err(|error| format!("cargo could not be started to build the guests: {error}"))?;
+    let status = cargo.status().map_err(|error| format!("cargo could not be started to build the guests: {error}"))?;
     if !status.success() {
-        return Err(format!(
-            "building the guests for {TARGET} failed ({status}); what cargo said is below"
-        ));
+        println!("cargo::error=building the guests for {TARGET} failed ({status}); what cargo said is below");
+        // Only a script that fails has its stderr shown, which is where the inner cargo wrote what is wrong.
+        std::process::exit(1);
     }
 
     for guest in GUESTS {
-        let file = target_dir
-            .join(TARGET)
-            .join("release")
-            .join(format!("{guest}.wasm"));
-        println!(
-            "cargo::rustc-env=HOSTLER_{}_WASM={}",
-            guest.to_uppercase(),
-            file.display()
-        );
+        let file = target_dir.join(TARGET).join("release").join(format!("{guest}.wasm"));
+        println!("cargo::rustc-env=HOSTLER_{}_WASM={}", guest.to_uppercase(), file.display());
     }
     Ok(())
 }
@@ -113,9 +84,7 @@ fn require_target() -> Result<(), String> {
     if output.status.success() && Path::new(folder.trim()).is_dir() {
         return Ok(());
     }
-    Err(format!(
-        "the guests need the target {TARGET}; run: rustup target add {TARGET}"
-    ))
+    Err(format!("the guests need the target {TARGET}; run: rustup target add {TARGET}"))
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -12,10 +12,7 @@ const COMPONENTS: [(&str, &[u8]); 3] = [
 
 /// The bytes of the embedded component `name`.
 pub(crate) fn component(name: &str) -> Option<&'static [u8]> {
-    COMPONENTS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, bytes)| *bytes)
+    COMPONENTS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
 }
 
 /// The names of the embedded components.

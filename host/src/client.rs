@@ -32,9 +32,7 @@ impl FromStr for HostUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |reason: &str| {
-            format!("{reason}; write a host's internal address, like \"http://127.0.0.1:9090\"")
-        };
+        let wrong = |reason: &str| format!("{reason}; write a host's internal address, like \"http://127.0.0.1:9090\"");
         let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(wrong("it doesn't begin with http:// or https://"));
@@ -112,11 +110,7 @@ struct Problem {
 impl Client {
     /// A client for `host`. Fails only if the machine's TLS set-up is broken.
     pub(crate) fn new(host: HostUrl, token: Option<Token>) -> anyhow::Result<Self> {
-        Ok(Client {
-            http: http_client(CALL)?,
-            host,
-            token,
-        })
+        Ok(Client { http: http_client(CALL)?, host, token })
     }
 
     /// The host it speaks to.
@@ -141,30 +135,14 @@ impl Client {
     }
 
     /// Renews an instance's lease.
-    pub(crate) async fn heartbeat(
-        &self,
-        namespace: &Namespace,
-        name: &Name,
-    ) -> Result<(), CallError> {
+    pub(crate) async fn heartbeat(&self, namespace: &Namespace, name: &Name) -> Result<(), CallError> {
         let body = json!({"namespace": namespace.as_str(), "name": name.as_str()});
-        self.call(Method::POST, "heartbeat", Some(&body))
-            .await
-            .map(|_: Value| ())
+        self.call(Method::POST, "heartbeat", Some(&body)).await.map(|_: Value| ())
     }
 
     /// Takes an instance out of the registry.
-    pub(crate) async fn deregister(
-        &self,
-        namespace: &Namespace,
-        name: &Name,
-    ) -> Result<(), CallError> {
-        self.send(
-            Method::DELETE,
-            &format!("register/{namespace}/{name}"),
-            None,
-        )
-        .await
-        .map(|_| ())
+    pub(crate) async fn deregister(&self, namespace: &Namespace, name: &Name) -> Result<(), CallError> {
+        self.send(Method::DELETE, &format!("register/{namespace}/{name}"), None).await.map(|_| ())
     }
 
     /// Gets a document.
@@ -179,26 +157,13 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<T, CallError> {
         let answer = self.send(method, path, body).await?;
-        serde_json::from_slice(&answer).map_err(|_| {
-            CallError::Away(format!(
-                "what answers at {} is no host's internal address",
-                self.host
-            ))
-        })
+        serde_json::from_slice(&answer)
+            .map_err(|_| CallError::Away(format!("what answers at {} is no host's internal address", self.host)))
     }
 
     /// The body of an answer that is a success.
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Vec<u8>, CallError> {
-        let url = self
-            .host
-            .0
-            .join(path)
-            .map_err(|error| CallError::Away(error.to_string()))?;
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Vec<u8>, CallError> {
+        let url = self.host.0.join(path).map_err(|error| CallError::Away(error.to_string()))?;
         let mut request = self.http.request(method, url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.reveal());
@@ -206,21 +171,12 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let mut response = request
-            .send()
-            .await
-            .map_err(|error| CallError::Away(innermost(&error)))?;
+        let mut response = request.send().await.map_err(|error| CallError::Away(innermost(&error)))?;
         let status = response.status();
         let mut answer = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| CallError::Away(innermost(&error)))?
-        {
+        while let Some(chunk) = response.chunk().await.map_err(|error| CallError::Away(innermost(&error)))? {
             if answer.len() + chunk.len() > ANSWER {
-                return Err(CallError::Away(format!(
-                    "the answer has more than {ANSWER} bytes"
-                )));
+                return Err(CallError::Away(format!("the answer has more than {ANSWER} bytes")));
             }
             answer.extend_from_slice(&chunk);
         }
@@ -228,11 +184,7 @@ impl Client {
             return Ok(answer);
         }
         let Problem { code, detail } = serde_json::from_slice(&answer).unwrap_or_default();
-        Err(CallError::Refused {
-            status,
-            code,
-            detail,
-        })
+        Err(CallError::Refused { status, code, detail })
     }
 }
 
@@ -265,23 +217,11 @@ mod tests {
 
     #[test]
     fn urls_of_hosts() {
-        for text in [
-            "http://127.0.0.1:9090",
-            "http://gateway:9090/",
-            "https://[::1]:9090",
-        ] {
+        for text in ["http://127.0.0.1:9090", "http://gateway:9090/", "https://[::1]:9090"] {
             let url: HostUrl = text.parse().expect(text);
             assert_eq!(url.to_string(), text.trim_end_matches('/'));
         }
-        for text in [
-            "",
-            "gateway:9090",
-            "ftp://gateway",
-            "http://",
-            "http://a/b",
-            "http://a?b",
-            "http://u:p@a",
-        ] {
+        for text in ["", "gateway:9090", "ftp://gateway", "http://", "http://a/b", "http://a?b", "http://u:p@a"] {
             assert!(text.parse::<HostUrl>().is_err(), "{text}");
         }
     }

@@ -83,25 +83,13 @@ impl Joiner {
         health_path: &str,
     ) -> anyhow::Result<Self> {
         let url = format!("{address}{health_path}");
-        let url =
-            Url::parse(&url).with_context(|| format!("{url} is not a URL; check --health-path"))?;
+        let url = Url::parse(&url).with_context(|| format!("{url} is not a URL; check --health-path"))?;
         let health = Health::Url(http_client(CHECK)?, url);
-        Ok(Joiner {
-            client,
-            namespace,
-            name,
-            address,
-            health,
-            gives_up: true,
-            state: State::new(),
-        })
+        Ok(Joiner { client, namespace, name, address, health, gives_up: true, state: State::new() })
     }
 
     /// One joiner for each instance that the manifest's `[join]` registers. They never give up.
-    pub(crate) fn of_manifest(
-        join: &manifest::Join,
-        registry: &Registry,
-    ) -> anyhow::Result<Vec<Self>> {
+    pub(crate) fn of_manifest(join: &manifest::Join, registry: &Registry) -> anyhow::Result<Vec<Self>> {
         let client = Client::new(join.url.clone(), join.token.clone())?;
         let joiners = join.instances.iter().map(|(namespace, name)| Joiner {
             client: client.clone(),
@@ -147,15 +135,9 @@ impl Joiner {
         let outcome = match self.state.registered {
             None => {
                 self.state.announced = true;
-                self.client
-                    .register(&self.namespace, &self.name, &self.address)
-                    .await
+                self.client.register(&self.namespace, &self.name, &self.address).await
             }
-            Some(interval) => self
-                .client
-                .heartbeat(&self.namespace, &self.name)
-                .await
-                .map(|()| interval),
+            Some(interval) => self.client.heartbeat(&self.namespace, &self.name).await.map(|()| interval),
         };
         match outcome {
             Ok(interval) => {
@@ -163,11 +145,7 @@ impl Joiner {
                     self.log_registered();
                 }
                 let interval = interval.max(Duration::from_millis(1));
-                self.state = State {
-                    announced: true,
-                    registered: Some(interval),
-                    ..State::new()
-                };
+                self.state = State { announced: true, registered: Some(interval), ..State::new() };
                 Ok(interval)
             }
             Err(CallError::Refused { code, .. }) if code == "unknown_instance" => {
@@ -175,9 +153,7 @@ impl Joiner {
                 self.trouble("the host forgot the instance; registering it again".to_owned());
                 Ok(Duration::ZERO)
             }
-            Err(error) if self.gives_up && self.state.registered.is_none() && is_final(&error) => {
-                Err(Refused(error))
-            }
+            Err(error) if self.gives_up && self.state.registered.is_none() && is_final(&error) => Err(Refused(error)),
             Err(error) => {
                 self.trouble(error.to_string());
                 let longest = self.state.registered.unwrap_or(LAST_RETRY).min(LAST_RETRY);
@@ -197,13 +173,10 @@ impl Joiner {
             },
             Health::Registry(registry) => {
                 let snapshot = registry.snapshot();
-                let member = snapshot
-                    .namespace(self.namespace.as_str())
-                    .and_then(|group| group.find(self.name.as_str()));
+                let member =
+                    snapshot.namespace(self.namespace.as_str()).and_then(|group| group.find(self.name.as_str()));
                 let available = member.is_some_and(|member| member.is_available());
-                available
-                    .then_some(())
-                    .ok_or_else(|| "its health checks fail".to_owned())
+                available.then_some(()).ok_or_else(|| "its health checks fail".to_owned())
             }
         }
     }
@@ -216,10 +189,7 @@ impl Joiner {
         let goodbye = self.client.deregister(&self.namespace, &self.name);
         let failure = match tokio::time::timeout(GOODBYE, goodbye).await {
             Ok(Ok(())) => return,
-            Ok(Err(CallError::Refused {
-                status: StatusCode::NOT_FOUND,
-                ..
-            })) => return,
+            Ok(Err(CallError::Refused { status: StatusCode::NOT_FOUND, .. })) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
@@ -259,12 +229,7 @@ impl Joiner {
 
 impl State {
     fn new() -> Self {
-        State {
-            announced: false,
-            registered: None,
-            retry: FIRST_RETRY,
-            trouble: None,
-        }
+        State { announced: false, registered: None, retry: FIRST_RETRY, trouble: None }
     }
 }
 
@@ -293,10 +258,7 @@ mod tests {
     use crate::token::Token;
 
     /// A host's internal address, with heartbeats so quick that a test need not wait.
-    async fn host(
-        address: SocketAddr,
-        token: Option<Token>,
-    ) -> (SocketAddr, Registry, JoinHandle<()>) {
+    async fn host(address: SocketAddr, token: Option<Token>) -> (SocketAddr, Registry, JoinHandle<()>) {
         let config = Config {
             heartbeat_interval: Duration::from_millis(20),
             ttl: Duration::from_millis(500),
@@ -326,11 +288,7 @@ mod tests {
             let healthy = Arc::clone(&healthy);
             move || async move {
                 let healthy = healthy.load(Ordering::Relaxed);
-                if healthy {
-                    StatusCode::OK
-                } else {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
+                if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
             }
         };
         let router = Router::new().route("/healthz", get(answer));
@@ -340,12 +298,8 @@ mod tests {
 
     fn joiner(host: SocketAddr, token: Option<&str>, service: &Address) -> Joiner {
         let token = token.map(|token| Token::new(token).expect("a token"));
-        let client =
-            Client::new(format!("http://{host}").parse().expect("a URL"), token).expect("a client");
-        let (namespace, name) = (
-            "storage".parse().expect("a namespace"),
-            "foreign".parse().expect("a name"),
-        );
+        let client = Client::new(format!("http://{host}").parse().expect("a URL"), token).expect("a client");
+        let (namespace, name) = ("storage".parse().expect("a namespace"), "foreign".parse().expect("a name"));
         Joiner::of_service(client, namespace, name, service.clone(), "/healthz").expect("a joiner")
     }
 
@@ -358,10 +312,7 @@ mod tests {
             if found == expected {
                 return;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{found:?} instead of {expected:?}"
-            );
+            assert!(Instant::now() < deadline, "{found:?} instead of {expected:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -387,10 +338,7 @@ mod tests {
         until(&registry, Some(true)).await;
 
         // The host forgets it, or is replaced by one that never knew it.
-        registry.deregister(
-            &"storage".parse().expect("a namespace"),
-            &"foreign".parse().expect("a name"),
-        );
+        registry.deregister(&"storage".parse().expect("a namespace"), &"foreign".parse().expect("a name"));
         until(&registry, Some(true)).await;
         served.abort();
         assert!(served.await.is_err());
@@ -398,10 +346,7 @@ mod tests {
         until(&registry, Some(true)).await;
 
         stop.send(()).expect("it is running");
-        running
-            .await
-            .expect("it ends")
-            .expect("it was never refused");
+        running.await.expect("it ends").expect("it was never refused");
         until(&registry, None).await;
     }
 
@@ -409,16 +354,10 @@ mod tests {
     async fn a_refused_service_gives_up() {
         let (address, _) = service().await;
         let token = Token::new("right").expect("a token");
-        let (internal, registry, _served) =
-            host(SocketAddr::from(([127, 0, 0, 1], 0)), Some(token)).await;
-        let refused = joiner(internal, Some("wrong"), &address)
-            .run(std::future::pending())
-            .await;
+        let (internal, registry, _served) = host(SocketAddr::from(([127, 0, 0, 1], 0)), Some(token)).await;
+        let refused = joiner(internal, Some("wrong"), &address).run(std::future::pending()).await;
         let message = refused.expect_err("the token is wrong").to_string();
-        assert!(
-            message.contains("401") && message.contains("Bearer"),
-            "{message}"
-        );
+        assert!(message.contains("401") && message.contains("Bearer"), "{message}");
         assert!(registry.instances(None, Instant::now()).is_empty());
     }
 
@@ -426,26 +365,17 @@ mod tests {
     async fn own_instances_are_registered_while_they_are_available() {
         let (internal, registry, _served) = host(SocketAddr::from(([127, 0, 0, 1], 0)), None).await;
         let own = Registry::new(Config::default());
-        let (namespace, name): (Namespace, Name) = (
-            "storage".parse().expect("a namespace"),
-            "storage-1".parse().expect("a name"),
-        );
-        let policy = registry::HealthPolicy {
-            unhealthy_after: 1,
-            healthy_after: 1,
-        };
-        own.add_in_process(&namespace, &name, policy, Instant::now())
-            .expect("there is room");
+        let (namespace, name): (Namespace, Name) =
+            ("storage".parse().expect("a namespace"), "storage-1".parse().expect("a name"));
+        let policy = registry::HealthPolicy { unhealthy_after: 1, healthy_after: 1 };
+        own.add_in_process(&namespace, &name, policy, Instant::now()).expect("there is room");
         let join = manifest::Join {
             url: format!("http://{internal}").parse().expect("a URL"),
             token: None,
             advertise: "http://127.0.0.1:7001".parse().expect("an address"),
             instances: vec![(namespace.clone(), name.clone())],
         };
-        let joiner = Joiner::of_manifest(&join, &own)
-            .expect("a client")
-            .pop()
-            .expect("one instance");
+        let joiner = Joiner::of_manifest(&join, &own).expect("a client").pop().expect("one instance");
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(joiner.run(async {
             let _ = stopped.await;

@@ -19,37 +19,26 @@ impl Token {
     pub(crate) fn new(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(
-                "it holds no token; write one, for example that of `openssl rand -hex 32`"
-                    .to_owned(),
-            );
+            return Err("it holds no token; write one, for example that of `openssl rand -hex 32`".to_owned());
         }
         if text.len() > LONGEST {
-            return Err(format!(
-                "the token is too long: at most {LONGEST} characters"
-            ));
+            return Err(format!("the token is too long: at most {LONGEST} characters"));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(
-                "the token must be one line of visible ASCII characters without spaces".to_owned(),
-            );
+            return Err("the token must be one line of visible ASCII characters without spaces".to_owned());
         }
         Ok(Token(text.into()))
     }
 
     /// Reads a token from `file`. The error names neither the file nor the token.
     pub(crate) fn read(file: &Path) -> Result<Self, String> {
-        let text =
-            std::fs::read_to_string(file).map_err(|error| format!("it can't be read: {error}"))?;
+        let text = std::fs::read_to_string(file).map_err(|error| format!("it can't be read: {error}"))?;
         Token::new(&text)
     }
 
     /// Takes a token from an environment variable. An empty variable is as good as none.
     pub(crate) fn from_variable(value: Option<&str>) -> Result<Option<Self>, String> {
-        value
-            .filter(|text| !text.is_empty())
-            .map(Token::new)
-            .transpose()
+        value.filter(|text| !text.is_empty()).map(Token::new).transpose()
     }
 
     /// Whether `candidate` is this token, in a time that depends on the candidate's length only.
@@ -83,14 +72,7 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_refused_without_showing_it() {
-        for text in [
-            "",
-            " \n",
-            "two words",
-            "zwölf",
-            "line\nline",
-            &"x".repeat(LONGEST + 1),
-        ] {
+        for text in ["", " \n", "two words", "zwölf", "line\nline", &"x".repeat(LONGEST + 1)] {
             let error = Token::new(text).expect_err(text);
             assert!(text.trim().is_empty() || !error.contains(text), "{error}");
         }

@@ -51,11 +51,7 @@ impl FromStr for Wait {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "\"{text}\" is not a duration: write a whole number and ms, s, m or h, like \"30s\""
-            )
-        };
+        let wrong = || format!("\"{text}\" is not a duration: write a whole number and ms, s, m or h, like \"30s\"");
         let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
         let milliseconds = match unit {
             "ms" => 1,
@@ -88,11 +84,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "\"{text}\" is not a size: write a whole number and B, KiB, MiB or GiB, like \"10MiB\""
-            )
-        };
+        let wrong = || format!("\"{text}\" is not a size: write a whole number and B, KiB, MiB or GiB, like \"10MiB\"");
         let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
         let bytes: u64 = match unit {
             "" | "B" => 1,
@@ -129,7 +121,9 @@ impl FromStr for Listen {
             Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         };
         text.parse().ok().or_else(local).map(Listen).ok_or_else(|| {
-            format!("\"{text}\" is not an address to listen on: write an IP address and a port, like \"127.0.0.1:8080\"")
+            format!(
+                "\"{text}\" is not an address to listen on: write an IP address and a port, like \"127.0.0.1:8080\""
+            )
         })
     }
 }
@@ -139,29 +133,19 @@ impl FromStr for Route {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
-            return Err(format!(
-                "\"{text}\" is not a route: it must begin with \"/\", like \"/{text}\""
-            ));
+            return Err(format!("\"{text}\" is not a route: it must begin with \"/\", like \"/{text}\""));
         }
-        let allowed =
-            |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte);
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte);
         if let Some(byte) = text.bytes().find(|byte| !allowed(*byte)) {
             let shown = char::from(byte).escape_default();
-            return Err(format!(
-                "\"{}\" is not a route: \"{shown}\" can't occur in a path",
-                text.escape_default()
-            ));
+            return Err(format!("\"{}\" is not a route: \"{shown}\" can't occur in a path", text.escape_default()));
         }
         let trimmed = text.strip_suffix('/').unwrap_or(text);
         let odd = |segment: &str| matches!(segment, "" | "." | "..");
         if trimmed.split('/').skip(1).any(odd) {
-            return Err(format!(
-                "\"{text}\" is not a route: no segment may be empty, \".\" or \"..\""
-            ));
+            return Err(format!("\"{text}\" is not a route: no segment may be empty, \".\" or \"..\""));
         }
-        Ok(Route(
-            if trimmed.is_empty() { "/" } else { trimmed }.to_owned(),
-        ))
+        Ok(Route(if trimmed.is_empty() { "/" } else { trimmed }.to_owned()))
     }
 }
 
@@ -180,11 +164,7 @@ impl FromStr for Socket {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let exact = || {
-            text.parse()
-                .ok()
-                .filter(|address: &SocketAddr| address.port() != 0)
-        };
+        let exact = || text.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
         let any_port = || format!("{}:0", text.strip_suffix(":*")?).parse().ok();
         exact().or_else(any_port).map(Socket).ok_or_else(|| {
             format!(
@@ -197,9 +177,7 @@ impl FromStr for Socket {
 
 /// Splits `30s` into 30 and `s`. None without a number, or if it is too large for any use.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
-    let end = text
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     Some((number.parse().ok()?, unit.trim_start_matches(' ')))
 }
@@ -272,10 +250,7 @@ impl<'de> Deserialize<'de> for Count {
         let number = i64::deserialize(from)?;
         match u32::try_from(number) {
             Ok(count) if count > 0 => Ok(Count(count)),
-            _ => Err(D::Error::custom(format!(
-                "{number} is out of range: at least 1, at most {}",
-                u32::MAX
-            ))),
+            _ => Err(D::Error::custom(format!("{number} is out of range: at least 1, at most {}", u32::MAX))),
         }
     }
 }
@@ -286,30 +261,10 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, milliseconds) in [
-            ("100ms", 100),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("2h", 7_200_000),
-            ("0s", 0),
-        ] {
-            assert_eq!(
-                text.parse(),
-                Ok(Wait(Duration::from_millis(milliseconds))),
-                "{text}"
-            );
+        for (text, milliseconds) in [("100ms", 100), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000), ("0s", 0)] {
+            assert_eq!(text.parse(), Ok(Wait(Duration::from_millis(milliseconds))), "{text}");
         }
-        for text in [
-            "",
-            "30",
-            "s",
-            "-1s",
-            "1.5s",
-            "1d",
-            "30sek",
-            "99999999999999999999s",
-            "9000h",
-        ] {
+        for text in ["", "30", "s", "-1s", "1.5s", "1d", "30sek", "99999999999999999999s", "9000h"] {
             assert!(text.parse::<Wait>().is_err(), "{text}");
         }
         assert!("0ms".parse::<Period>().is_err());
@@ -317,74 +272,35 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("17", 17),
-            ("1B", 1),
-            ("64KiB", 65_536),
-            ("10 MiB", 10 << 20),
-            ("2GiB", 2 << 30),
-        ] {
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("1B", 1), ("64KiB", 65_536), ("10 MiB", 10 << 20), ("2GiB", 2 << 30)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in [
-            "",
-            "MiB",
-            "10MB",
-            "10mib",
-            "-1",
-            "1.5MiB",
-            "18446744073709551615GiB",
-        ] {
+        for text in ["", "MiB", "10MB", "10mib", "-1", "1.5MiB", "18446744073709551615GiB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
         for text in ["0B", "1023B", "64KiB", "10MiB", "4GiB"] {
-            assert_eq!(
-                text.parse::<Size>().map(|size| size.to_string()),
-                Ok(text.to_owned())
-            );
+            assert_eq!(text.parse::<Size>().map(|size| size.to_string()), Ok(text.to_owned()));
         }
     }
 
     #[test]
     fn addresses_to_listen_on() {
-        for (text, parsed) in [
-            ("0.0.0.0:80", "0.0.0.0:80"),
-            ("[::1]:0", "[::1]:0"),
-            ("localhost:1", "127.0.0.1:1"),
-        ] {
-            assert_eq!(
-                text.parse(),
-                Ok(Listen(parsed.parse().expect("an address"))),
-                "{text}"
-            );
+        for (text, parsed) in [("0.0.0.0:80", "0.0.0.0:80"), ("[::1]:0", "[::1]:0"), ("localhost:1", "127.0.0.1:1")] {
+            assert_eq!(text.parse(), Ok(Listen(parsed.parse().expect("an address"))), "{text}");
         }
-        for text in [
-            "",
-            "8080",
-            ":8080",
-            "127.0.0.1",
-            "127.0.0.1:65536",
-            "example.org:80",
-            "localhost:",
-        ] {
+        for text in ["", "8080", ":8080", "127.0.0.1", "127.0.0.1:65536", "example.org:80", "localhost:"] {
             assert!(text.parse::<Listen>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn routes() {
-        for (text, route) in [
-            ("/", "/"),
-            ("/api", "/api"),
-            ("/api/", "/api"),
-            ("/a/b.c~d", "/a/b.c~d"),
-        ] {
+        for (text, route) in [("/", "/"), ("/api", "/api"), ("/api/", "/api"), ("/a/b.c~d", "/a/b.c~d")] {
             assert_eq!(text.parse(), Ok(Route(route.to_owned())), "{text}");
         }
-        for text in [
-            "", "api", "//", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "/ä", "/\n",
-        ] {
+        for text in ["", "api", "//", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "/ä", "/\n"] {
             assert!(text.parse::<Route>().is_err(), "{text}");
         }
     }
@@ -397,26 +313,10 @@ mod tests {
         for text in ["", "10.0.0", "10.0.0.0/33", "example.org"] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
-        for (text, address) in [
-            ("10.0.0.7:80", "10.0.0.7:80"),
-            ("10.0.0.7:*", "10.0.0.7:0"),
-            ("[::1]:*", "[::1]:0"),
-        ] {
-            assert_eq!(
-                text.parse(),
-                Ok(Socket(address.parse().expect("an address"))),
-                "{text}"
-            );
+        for (text, address) in [("10.0.0.7:80", "10.0.0.7:80"), ("10.0.0.7:*", "10.0.0.7:0"), ("[::1]:*", "[::1]:0")] {
+            assert_eq!(text.parse(), Ok(Socket(address.parse().expect("an address"))), "{text}");
         }
-        for text in [
-            "",
-            "10.0.0.7",
-            "10.0.0.7:",
-            "10.0.0.7:0",
-            "::1:80:*",
-            "host:80",
-            "10.0.0.7:http",
-        ] {
+        for text in ["", "10.0.0.7", "10.0.0.7:", "10.0.0.7:0", "::1:80:*", "host:80", "10.0.0.7:http"] {
             assert!(text.parse::<Socket>().is_err(), "{text}");
         }
     }

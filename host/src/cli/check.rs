@@ -37,3 +37,29 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     }
     Err(Exit::new(exit::FAILED, format!("{file} can't be run:\n{report}")).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_components_can_be_run() {
+        let compiler = Compiler::new(None).expect("this machine runs the engine");
+        for name in crate::builtin::names() {
+            let bytes = crate::builtin::component(name).expect("it is listed");
+            let report = compiler.check(bytes).expect("it is a component");
+            assert!(report.is_fit(), "{name}: {report}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_component_fails_with_the_reason() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("text.wasm");
+        std::fs::write(&file, "hello, world").expect("a writable folder");
+        for (file, said) in [(file, "isn't WebAssembly"), (folder.path().join("nowhere"), "can't be read")] {
+            let error = check(&CheckArgs { file }).expect_err(said);
+            assert!(format!("{error:#}").contains(said), "{error:#}");
+        }
+    }
+}

@@ -6,10 +6,5 @@ use super::{Cli, CompletionsArgs};
 
 /// Prints the completions to stdout.
 pub(crate) fn completions(args: &CompletionsArgs) {
-    clap_complete::generate(
-        args.shell,
-        &mut Cli::command(),
-        "host",
-        &mut std::io::stdout(),
-    );
+    clap_complete::generate(args.shell, &mut Cli::command(), "host", &mut std::io::stdout());
 }

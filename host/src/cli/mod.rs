@@ -63,12 +63,7 @@ pub(crate) const MOST_WORKERS: u16 = 1024;
 
 /// Runs WebAssembly HTTP components the way nginx runs sites.
 #[derive(Debug, Parser)]
-#[command(
-    name = "host",
-    version,
-    propagate_version = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "host", version, propagate_version = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -198,12 +193,7 @@ pub(crate) struct JoinArgs {
 #[derive(Args, Debug)]
 struct HostArgs {
     /// The host's internal address
-    #[arg(
-        long,
-        env = "HOSTLER_INTERNAL",
-        default_value = "http://127.0.0.1:9090",
-        value_name = "URL"
-    )]
+    #[arg(long, env = "HOSTLER_INTERNAL", default_value = "http://127.0.0.1:9090", value_name = "URL")]
     internal: HostUrl,
 
     /// File with the internal address's token; without it HOSTLER_INTERNAL_TOKEN is used, if set
@@ -214,20 +204,17 @@ struct HostArgs {
 impl HostArgs {
     /// A client for that host. The error says what is wrong with the token.
     fn client(&self) -> anyhow::Result<Client> {
-        let token =
-            match &self.token_file {
-                Some(file) => {
-                    let token = Token::read(file);
-                    Some(token.map_err(|error| {
-                        anyhow::anyhow!("--token-file {}: {error}", file.display())
-                    })?)
-                }
-                None => {
-                    let name = "HOSTLER_INTERNAL_TOKEN";
-                    let token = Token::from_variable(std::env::var(name).ok().as_deref());
-                    token.map_err(|error| anyhow::anyhow!("{name}: {error}"))?
-                }
-            };
+        let token = match &self.token_file {
+            Some(file) => {
+                let token = Token::read(file);
+                Some(token.map_err(|error| anyhow::anyhow!("--token-file {}: {error}", file.display()))?)
+            }
+            None => {
+                let name = "HOSTLER_INTERNAL_TOKEN";
+                let token = Token::from_variable(std::env::var(name).ok().as_deref());
+                token.map_err(|error| anyhow::anyhow!("{name}: {error}"))?
+            }
+        };
         Client::new(self.internal.clone(), token)
     }
 }
@@ -243,17 +230,13 @@ pub(crate) struct CompletionsArgs {
 /// Writes a command's result to stdout. A reader that has seen enough (`host status | head`) is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("writing to stdout")
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("writing to stdout"),
         _ => Ok(()),
     }
 }
 
 fn workers() -> impl TypedValueParser<Value = usize> {
-    RangedU64ValueParser::<u16>::new()
-        .range(1..=u64::from(MOST_WORKERS))
-        .map(usize::from)
+    RangedU64ValueParser::<u16>::new().range(1..=u64::from(MOST_WORKERS)).map(usize::from)
 }
 
 /// Parses `KEY=VALUE` as the environment of a component takes it.
@@ -266,9 +249,7 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 
 fn path(text: &str) -> Result<String, String> {
     let valid = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
-    valid
-        .then(|| text.to_owned())
-        .ok_or_else(|| "a path begins with \"/\", like \"/healthz\"".to_owned())
+    valid.then(|| text.to_owned()).ok_or_else(|| "a path begins with \"/\", like \"/healthz\"".to_owned())
 }
 
 #[cfg(test)]
@@ -285,10 +266,7 @@ mod tests {
     #[test]
     fn flags_are_checked_where_they_are_typed() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
-        assert!(
-            parse("host run -e A=1 -e B= --workers 2 --listen 0.0.0.0:0 --drain-timeout 0s")
-                .is_ok()
-        );
+        assert!(parse("host run -e A=1 -e B= --workers 2 --listen 0.0.0.0:0 --drain-timeout 0s").is_ok());
         for line in [
             "host",
             "host run --workers 0",

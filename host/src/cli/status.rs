@@ -28,29 +28,19 @@ struct Component {
 /// `{"available","total","instances":[…],"components":[…]}`.
 pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let client = args.host.client()?;
-    let asking = || {
-        format!(
-            "asking the host at {} (set --internal if it is elsewhere)",
-            client.host()
-        )
-    };
+    let asking = || format!("asking the host at {} (set --internal if it is elsewhere)", client.host());
     let instances: Value = client.get("instances").await.with_context(asking)?;
     let components: Value = client.get("components").await.with_context(asking)?;
     let text = match args.output {
         Output::Json => {
             let mut document = instances;
-            document["components"] = components
-                .get("components")
-                .cloned()
-                .unwrap_or_else(|| json!([]));
+            document["components"] = components.get("components").cloned().unwrap_or_else(|| json!([]));
             format!("{document:#}\n")
         }
         Output::Text => {
             let unexpected = || format!("reading the answer of the host at {}", client.host());
-            let instances: Instances =
-                serde_json::from_value(instances).with_context(unexpected)?;
-            let components: Components =
-                serde_json::from_value(components).with_context(unexpected)?;
+            let instances: Instances = serde_json::from_value(instances).with_context(unexpected)?;
+            let components: Components = serde_json::from_value(components).with_context(unexpected)?;
             tables(&instances, &components)
         }
     };
@@ -58,43 +48,20 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 fn tables(instances: &Instances, components: &Components) -> String {
-    let mut text = format!(
-        "{} of {} instances are available\n\n",
-        instances.available, instances.total
-    );
+    let mut text = format!("{} of {} instances are available\n\n", instances.available, instances.total);
     let rows = instances.instances.iter().map(|instance| {
         let seen = format!("{:.1} s ago", instance.last_seen_ms as f64 / 1000.0);
-        [
-            instance.namespace.clone(),
-            instance.name.clone(),
-            instance.state.clone(),
-            instance.address.clone(),
-            seen,
-        ]
+        [instance.namespace.clone(), instance.name.clone(), instance.state.clone(), instance.address.clone(), seen]
     });
-    table(
-        &mut text,
-        ["NAMESPACE", "INSTANCE", "STATE", "ADDRESS", "LAST SEEN"],
-        rows,
-    );
+    table(&mut text, ["NAMESPACE", "INSTANCE", "STATE", "ADDRESS", "LAST SEEN"], rows);
     text.push('\n');
     let rows = components.components.iter().map(|component| {
         let route = component.route.clone().unwrap_or_else(|| "-".to_owned());
         let digest = component.digest.chars().take(12).collect();
         let count = component.instances.len().to_string();
-        [
-            component.name.clone(),
-            component.namespace.clone(),
-            route,
-            count,
-            digest,
-        ]
+        [component.name.clone(), component.namespace.clone(), route, count, digest]
     });
-    table(
-        &mut text,
-        ["COMPONENT", "NAMESPACE", "ROUTE", "INSTANCES", "REVISION"],
-        rows,
-    );
+    table(&mut text, ["COMPONENT", "NAMESPACE", "ROUTE", "INSTANCES", "REVISION"], rows);
     text
 }
 
@@ -104,15 +71,9 @@ fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl Iterator<Item = [String; COLUMNS]>,
 ) {
-    let rows: Vec<[String; COLUMNS]> = std::iter::once(header.map(str::to_owned))
-        .chain(rows)
-        .collect();
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    });
+    let rows: Vec<[String; COLUMNS]> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
+    let widths: [usize; COLUMNS] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {

@@ -15,18 +15,11 @@ const OPEN: [&str; 4] = ["/healthz", "/livez", "/readyz", "/metrics"];
 
 /// Lets a request through if it shows the token, or needs none. Runs before routing is visible, so that a caller without
 /// the token doesn't learn which paths exist.
-pub(super) async fn require_token(
-    State(control): State<Arc<Control>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn require_token(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let Some(token) = &control.token else {
         return next.run(request).await;
     };
-    let shown = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| bearer(value.as_bytes()));
+    let shown = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
     if OPEN.contains(&request.uri().path()) || shown.is_some_and(|shown| token.matches(shown)) {
         return next.run(request).await;
     }
@@ -37,7 +30,5 @@ pub(super) async fn require_token(
 /// The token in `Bearer TOKEN`; the scheme's case doesn't matter.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
-    scheme
-        .eq_ignore_ascii_case(b"Bearer ")
-        .then(|| token.trim_ascii())
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }

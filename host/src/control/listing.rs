@@ -41,10 +41,7 @@ pub(crate) struct Instance {
 impl From<Vec<InstanceInfo>> for Instances {
     fn from(instances: Vec<InstanceInfo>) -> Self {
         Instances {
-            available: instances
-                .iter()
-                .filter(|instance| instance.available)
-                .count(),
+            available: instances.iter().filter(|instance| instance.available).count(),
             total: instances.len(),
             instances: instances.into_iter().map(Instance::from).collect(),
         }
@@ -56,12 +53,7 @@ impl From<InstanceInfo> for Instance {
         Instance {
             namespace: instance.namespace.to_string(),
             name: instance.name.to_string(),
-            state: if instance.available {
-                "available"
-            } else {
-                "unavailable"
-            }
-            .to_owned(),
+            state: if instance.available { "available" } else { "unavailable" }.to_owned(),
             address: instance.location.to_string(),
             last_seen_ms: u64::try_from(instance.last_seen.as_millis()).unwrap_or(u64::MAX),
         }
@@ -79,22 +71,14 @@ pub(super) async fn instances(
     State(control): State<Arc<Control>>,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Instances>, Failure> {
-    let Query(filter) =
-        filter.map_err(|error| Problem::new(Code::InvalidRequest, error.body_text()))?;
-    let namespace = filter
-        .namespace
-        .as_deref()
-        .filter(|namespace| *namespace != "*");
-    Ok(Json(
-        control.registry.instances(namespace, Instant::now()).into(),
-    ))
+    let Query(filter) = filter.map_err(|error| Problem::new(Code::InvalidRequest, error.body_text()))?;
+    let namespace = filter.namespace.as_deref().filter(|namespace| *namespace != "*");
+    Ok(Json(control.registry.instances(namespace, Instant::now()).into()))
 }
 
 /// `GET /components`: 200 `{"components":[{"name","namespace","route","instances","digest"}]}`
 pub(super) async fn components(State(control): State<Arc<Control>>) -> Json<Components> {
-    Json(Components {
-        components: control.components.clone(),
-    })
+    Json(Components { components: control.components.clone() })
 }
 
 /// The document of `GET /components`.

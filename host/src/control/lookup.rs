@@ -34,16 +34,10 @@ pub(super) async fn lookup(
     let namespace: registry::Namespace = fields.parse("namespace")?;
     let snapshot = control.registry.snapshot();
     let group = snapshot.namespace(namespace.as_str()).ok_or_else(|| {
-        Problem::new(
-            Code::UnknownNamespace,
-            format!("nobody registered in the namespace \"{namespace}\""),
-        )
+        Problem::new(Code::UnknownNamespace, format!("nobody registered in the namespace \"{namespace}\""))
     })?;
     let member = group.pick().ok_or_else(|| {
-        let detail = format!(
-            "none of the {} instances of \"{namespace}\" is available",
-            group.total()
-        );
+        let detail = format!("none of the {} instances of \"{namespace}\" is available", group.total());
         Problem::new(Code::NoInstanceAvailable, detail).retry_after(1)
     })?;
     let (host, port) = match member.location() {
@@ -51,21 +45,12 @@ pub(super) async fn lookup(
         Location::InProcess => {
             let public = control.public;
             // Behind 0.0.0.0, the address the caller came to is one that works for it.
-            let host = if public.ip().is_unspecified() {
-                connection.local.ip().to_canonical()
-            } else {
-                public.ip()
-            };
+            let host = if public.ip().is_unspecified() { connection.local.ip().to_canonical() } else { public.ip() };
             (in_url(host), public.port())
         }
     };
     let address = format!("http://{host}:{port}");
-    Ok(Json(Found {
-        name: member.name().to_string(),
-        address,
-        host,
-        port,
-    }))
+    Ok(Json(Found { name: member.name().to_string(), address, host, port }))
 }
 
 /// An IP address as the host of a URL.

@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 use crate::token::Token;
 
 pub(crate) use listing::Instances;
-pub(crate) use readiness::Readiness;
+pub(crate) use readiness::{Readiness, Routed};
 
 /// What the internal address answers with.
 pub(crate) struct Control {
@@ -65,11 +65,7 @@ pub(crate) struct ComponentInfo {
 }
 
 /// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    control: Control,
-    shutdown: impl Future<Output = ()>,
-) {
+pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: impl Future<Output = ()>) {
     let registry = control.registry.clone();
     let router = router(Arc::new(control));
     tokio::select! {
@@ -81,10 +77,7 @@ pub(crate) async fn serve(
 fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/register", post(registration::register))
-        .route(
-            "/register/{namespace}/{name}",
-            delete(registration::deregister),
-        )
+        .route("/register/{namespace}/{name}", delete(registration::deregister))
         .route("/heartbeat", post(registration::heartbeat))
         .route("/api/register", post(registration::register_caller))
         .route("/api/lookup", post(lookup::lookup))
@@ -95,10 +88,7 @@ fn router(control: Arc<Control>) -> Router {
         .route("/readyz", get(readiness::ready))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&control),
-            auth::require_token,
-        ))
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), auth::require_token))
         .with_state(control)
 }
 
@@ -108,10 +98,7 @@ async fn not_found() -> Failure {
 
 /// axum adds the `Allow` header.
 async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    let detail = format!(
-        "{method} is not possible on {}; the header \"allow\" lists what is",
-        uri.path()
-    );
+    let detail = format!("{method} is not possible on {}; the header \"allow\" lists what is", uri.path());
     Problem::new(Code::MethodNotAllowed, detail).into()
 }
 

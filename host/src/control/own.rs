@@ -13,11 +13,7 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// cut off by its depth.
 pub(super) async fn is_own(address: &Address, own: [SocketAddr; 2]) -> bool {
     let port = address.port();
-    let own: Vec<IpAddr> = own
-        .iter()
-        .filter(|own| own.port() == port)
-        .map(SocketAddr::ip)
-        .collect();
+    let own: Vec<IpAddr> = own.iter().filter(|own| own.port() == port).map(SocketAddr::ip).collect();
     if own.is_empty() {
         return false;
     }
@@ -29,9 +25,7 @@ pub(super) async fn is_own(address: &Address, own: [SocketAddr; 2]) -> bool {
             Ok(Err(_)) | Err(_) => Vec::new(),
         },
     };
-    targets
-        .iter()
-        .any(|target| own.iter().any(|own| reaches(*target, *own)))
+    targets.iter().any(|target| own.iter().any(|own| reaches(*target, *own)))
 }
 
 /// Whether a connection to `target` arrives at a listener bound to `own`, the ports being equal.
@@ -55,9 +49,7 @@ mod tests {
 
     #[tokio::test]
     async fn own_addresses_are_known_in_every_spelling() {
-        let own = |first: &str, second: &str| {
-            [first, second].map(|text| text.parse().expect("an address"))
-        };
+        let own = |first: &str, second: &str| [first, second].map(|text| text.parse().expect("an address"));
         let loopback = own("127.0.0.1:8080", "127.0.0.1:9090");
         let everywhere = own("0.0.0.0:8080", "[::]:9090");
         for (url, on_loopback, on_everywhere) in [

@@ -38,18 +38,13 @@ pub(crate) struct Routed {
 impl Readiness {
     /// Starting. `routed` are the components without which the host can't be ready.
     pub(crate) fn new(routed: impl IntoIterator<Item = Routed>) -> Self {
-        Readiness {
-            phase: Arc::new(AtomicU8::new(STARTING)),
-            routed: routed.into_iter().collect(),
-        }
+        Readiness { phase: Arc::new(AtomicU8::new(STARTING)), routed: routed.into_iter().collect() }
     }
 
     /// Both addresses are served. Has no effect on a draining host.
     pub(crate) fn serving(&self) {
         // A failed exchange means that the phase is a later one.
-        let _ = self
-            .phase
-            .compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.phase.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// No new connections are accepted from now on.
@@ -69,16 +64,11 @@ impl Readiness {
             let group = snapshot.namespace(routed.namespace.as_str());
             let instances = routed.instances.iter();
             group.is_some_and(|group| {
-                instances
-                    .filter_map(|name| group.find(name.as_str()))
-                    .any(|member| member.is_available())
+                instances.filter_map(|name| group.find(name.as_str())).any(|member| member.is_available())
             })
         };
         let waiting = self.routed.iter().find(|routed| !available(routed))?;
-        Some(format!(
-            "no instance of the component \"{}\" is available",
-            waiting.component
-        ))
+        Some(format!("no instance of the component \"{}\" is available", waiting.component))
     }
 }
 
@@ -91,9 +81,6 @@ pub(super) async fn alive() -> Json<Value> {
 pub(super) async fn ready(State(control): State<Arc<Control>>) -> (StatusCode, Json<Value>) {
     match control.readiness.obstacle(&control.registry) {
         None => (StatusCode::OK, Json(json!({"status": "ok"}))),
-        Some(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({"status": "unavailable", "reason": reason})),
-        ),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unavailable", "reason": reason}))),
     }
 }

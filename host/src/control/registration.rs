@@ -51,10 +51,7 @@ pub(super) async fn register_caller(
     let name = derived_name(caller, port);
     let address = format!("http://{}:{port}", lookup::in_url(caller));
     let address = address.parse().map_err(|error| {
-        Problem::new(
-            Code::InvalidRequest,
-            format!("your address {address} can't be registered: {error}"),
-        )
+        Problem::new(Code::InvalidRequest, format!("your address {address} can't be registered: {error}"))
     })?;
     admit(&control, namespace, name, address).await
 }
@@ -63,14 +60,9 @@ pub(super) async fn register_caller(
 fn derived_name(caller: IpAddr, port: u16) -> Name {
     let host = match caller {
         IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => address
-            .segments()
-            .map(|segment| format!("{segment:x}"))
-            .join("-"),
+        IpAddr::V6(address) => address.segments().map(|segment| format!("{segment:x}")).join("-"),
     };
-    format!("{host}-{port}")
-        .parse()
-        .expect("digits, letters, dots and dashes between digits make a name")
+    format!("{host}-{port}").parse().expect("digits, letters, dots and dashes between digits make a name")
 }
 
 async fn admit(control: &Control, namespace: Namespace, name: Name, address: Address) -> Answer {
@@ -79,24 +71,16 @@ async fn admit(control: &Control, namespace: Namespace, name: Name, address: Add
         return Err(Problem::new(Code::InvalidRequest, detail).into());
     }
     let shown = address.to_string();
-    let registration = control
-        .registry
-        .register(&namespace, &name, address, Instant::now())
-        .map_err(|error| {
-            let code = match error {
-                RegisterError::Full { .. } => Code::RegistryFull,
-                RegisterError::NameTaken { .. } => Code::InvalidRequest,
-            };
-            Problem::new(code, error.to_string())
-        })?;
+    let registration = control.registry.register(&namespace, &name, address, Instant::now()).map_err(|error| {
+        let code = match error {
+            RegisterError::Full { .. } => Code::RegistryFull,
+            RegisterError::NameTaken { .. } => Code::InvalidRequest,
+        };
+        Problem::new(code, error.to_string())
+    })?;
     let status = match registration {
         Registration::New => {
-            tracing::info!(
-                namespace = namespace.as_str(),
-                instance = name.as_str(),
-                address = shown,
-                "registered"
-            );
+            tracing::info!(namespace = namespace.as_str(), instance = name.as_str(), address = shown, "registered");
             StatusCode::CREATED
         }
         Registration::Known => StatusCode::OK,
@@ -121,13 +105,8 @@ pub(super) async fn heartbeat(
     fields: Fields,
 ) -> Result<Json<serde_json::Value>, Failure> {
     let (name, namespace): (Name, _) = (fields.parse("name")?, fields.namespace()?);
-    control
-        .registry
-        .heartbeat(&namespace, &name, Instant::now())
-        .map_err(|_| unknown(&namespace, &name))?;
-    Ok(Json(
-        serde_json::json!({"name": name.as_str(), "namespace": namespace.as_str()}),
-    ))
+    control.registry.heartbeat(&namespace, &name, Instant::now()).map_err(|_| unknown(&namespace, &name))?;
+    Ok(Json(serde_json::json!({"name": name.as_str(), "namespace": namespace.as_str()})))
 }
 
 /// `DELETE /register/{namespace}/{name}`: 204; 404 `unknown_instance` if there is no such remote instance.
@@ -137,26 +116,16 @@ pub(super) async fn deregister(
 ) -> Result<StatusCode, Failure> {
     let invalid = |detail: String| Problem::new(Code::InvalidRequest, detail);
     let Path((namespace, name)) = path.map_err(|error| invalid(error.body_text()))?;
-    let namespace: Namespace = namespace
-        .parse()
-        .map_err(|error| invalid(format!("the namespace: {error}")))?;
-    let name: Name = name
-        .parse()
-        .map_err(|error| invalid(format!("the name: {error}")))?;
+    let namespace: Namespace = namespace.parse().map_err(|error| invalid(format!("the namespace: {error}")))?;
+    let name: Name = name.parse().map_err(|error| invalid(format!("the name: {error}")))?;
     if !control.registry.deregister(&namespace, &name) {
         return Err(unknown(&namespace, &name).into());
     }
-    tracing::info!(
-        namespace = namespace.as_str(),
-        instance = name.as_str(),
-        "deregistered"
-    );
+    tracing::info!(namespace = namespace.as_str(), instance = name.as_str(), "deregistered");
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn unknown(namespace: &Namespace, name: &Name) -> Problem {
-    let detail = format!(
-        "no remote instance \"{name}\" is registered in the namespace \"{namespace}\"; register it"
-    );
+    let detail = format!("no remote instance \"{name}\" is registered in the namespace \"{namespace}\"; register it");
     Problem::new(Code::UnknownInstance, detail)
 }

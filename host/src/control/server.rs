@@ -40,11 +40,7 @@ pub(super) struct Connection {
 }
 
 /// Serves until `shutdown` completes, and then until the requests in flight are done, or [`DRAIN`] is over.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()>,
-) {
+pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     // Dropping the set at the end cuts what is still open.
@@ -52,10 +48,7 @@ pub(super) async fn serve(
     tokio::pin!(shutdown);
     loop {
         let accept = async {
-            let place = Arc::clone(&places)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
+            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
             (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
@@ -75,9 +68,7 @@ pub(super) async fn serve(
         let Some(connection) = ends(&stream) else {
             continue;
         };
-        let router = router
-            .clone()
-            .layer(axum::Extension(ConnectInfo(connection)));
+        let router = router.clone().layer(axum::Extension(ConnectInfo(connection)));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
@@ -91,13 +82,8 @@ pub(super) async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            "connections to the internal address were cut off: their requests took too long to finish"
-        );
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections to the internal address were cut off: their requests took too long to finish");
     }
 }
 
@@ -105,8 +91,5 @@ pub(super) async fn serve(
 fn ends(stream: &TcpStream) -> Option<Connection> {
     // Small answers: nothing to gain from waiting for more. A failure costs time, not correctness.
     let _ = stream.set_nodelay(true);
-    Some(Connection {
-        peer: stream.peer_addr().ok()?,
-        local: stream.local_addr().ok()?,
-    })
+    Some(Connection { peer: stream.peer_addr().ok()?, local: stream.local_addr().ok()? })
 }

@@ -9,7 +9,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::readiness::Routed;
 use super::*;
 
 struct Running {
@@ -34,11 +33,8 @@ async fn start(token: Option<&str>, config: Config) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let registry = Registry::new(config);
-    let storage = Routed {
-        component: "storage".to_owned(),
-        namespace: namespace("storage"),
-        instances: vec![name("storage-1")],
-    };
+    let storage =
+        Routed { component: "storage".to_owned(), namespace: namespace("storage"), instances: vec![name("storage-1")] };
     let readiness = Readiness::new([storage]);
     let control = Control {
         registry: registry.clone(),
@@ -59,15 +55,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
         let _ = stopped.await;
     }));
     let client = Client::builder().no_proxy().build().expect("a client");
-    Running {
-        url: format!("http://{address}"),
-        address,
-        registry,
-        readiness,
-        client,
-        stop,
-        served,
-    }
+    Running { url: format!("http://{address}"), address, registry, readiness, client, stop, served }
 }
 
 impl Running {
@@ -77,11 +65,7 @@ impl Running {
     }
 
     async fn request(&self, method: Method, path: &str) -> Response {
-        self.client
-            .request(method, format!("{}{path}", self.url))
-            .send()
-            .await
-            .expect("an answer")
+        self.client.request(method, format!("{}{path}", self.url)).send().await.expect("an answer")
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -89,16 +73,8 @@ impl Running {
     }
 
     fn add_in_process(&self, instance: &str) {
-        let policy = HealthPolicy {
-            unhealthy_after: 1,
-            healthy_after: 1,
-        };
-        let added = self.registry.add_in_process(
-            &namespace("storage"),
-            &name(instance),
-            policy,
-            Instant::now(),
-        );
+        let policy = HealthPolicy { unhealthy_after: 1, healthy_after: 1 };
+        let added = self.registry.add_in_process(&namespace("storage"), &name(instance), policy, Instant::now());
         added.expect("there is room");
     }
 }
@@ -109,10 +85,7 @@ async fn document(response: Response) -> (StatusCode, Value) {
 
 /// Checks a problem document, and that its detail contains `said`.
 async fn expect_problem(response: Response, code: &str, said: &str) {
-    assert_eq!(
-        response.headers()["content-type"],
-        "application/problem+json"
-    );
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
     let (status, document) = document(response).await;
     assert_eq!(document["code"], code, "{document}");
     assert_eq!(document["status"], status.as_u16());
@@ -129,38 +102,21 @@ async fn services_register_live_and_leave() {
     let expected = json!({"name": "storage-1", "namespace": "storage", "heartbeat_interval_ms": 5000, "ttl_ms": 15000});
     assert_eq!(answer, expected);
     assert_eq!(host.post("/register", body).await.status(), StatusCode::OK);
-    assert_eq!(
-        host.post("/heartbeat", json!({"name": "storage-1"}))
-            .await
-            .status(),
-        StatusCode::OK
-    );
+    assert_eq!(host.post("/heartbeat", json!({"name": "storage-1"})).await.status(), StatusCode::OK);
 
     // Back on another port: the newest address counts.
-    let moved =
-        json!({"name": "storage-1", "namespace": "storage", "address": "http://127.0.0.1:7002/"});
+    let moved = json!({"name": "storage-1", "namespace": "storage", "address": "http://127.0.0.1:7002/"});
     assert_eq!(host.post("/register", moved).await.status(), StatusCode::OK);
     let (_, listed) = host.get("/instances").await;
-    assert_eq!(
-        (&listed["available"], &listed["total"]),
-        (&json!(1), &json!(1))
-    );
+    assert_eq!((&listed["available"], &listed["total"]), (&json!(1), &json!(1)));
     let instance = &listed["instances"][0];
     assert_eq!(instance["address"], "http://127.0.0.1:7002");
     assert_eq!(instance["state"], "available");
     assert!(instance["last_seen_ms"].is_u64());
 
     let path = "/register/storage/storage-1";
-    assert_eq!(
-        host.request(Method::DELETE, path).await.status(),
-        StatusCode::NO_CONTENT
-    );
-    expect_problem(
-        host.request(Method::DELETE, path).await,
-        "unknown_instance",
-        "storage-1",
-    )
-    .await;
+    assert_eq!(host.request(Method::DELETE, path).await.status(), StatusCode::NO_CONTENT);
+    expect_problem(host.request(Method::DELETE, path).await, "unknown_instance", "storage-1").await;
     let gone = host.post("/heartbeat", json!({"name": "storage-1"})).await;
     assert_eq!(gone.status(), StatusCode::NOT_FOUND);
     expect_problem(gone, "unknown_instance", "register").await;
@@ -169,266 +125,94 @@ async fn services_register_live_and_leave() {
 #[tokio::test]
 async fn callers_register_by_port_and_look_each_other_up() {
     let host = start(None, Config::default()).await;
-    let (status, answer) = document(
-        host.post("/api/register", json!({"namespace": "s", "port": 7001}))
-            .await,
-    )
-    .await;
-    assert_eq!(
-        (status, &answer["name"]),
-        (StatusCode::CREATED, &json!("127.0.0.1-7001"))
-    );
-    host.post("/api/register", json!({"namespace": "s", "port": 7002}))
-        .await;
+    let (status, answer) = document(host.post("/api/register", json!({"namespace": "s", "port": 7001})).await).await;
+    assert_eq!((status, &answer["name"]), (StatusCode::CREATED, &json!("127.0.0.1-7001")));
+    host.post("/api/register", json!({"namespace": "s", "port": 7002})).await;
     let mut found = Vec::new();
     for _ in 0..4 {
-        let (status, answer) =
-            document(host.post("/api/lookup", json!({"namespace": "s"})).await).await;
+        let (status, answer) = document(host.post("/api/lookup", json!({"namespace": "s"})).await).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(answer["host"], "127.0.0.1");
-        assert_eq!(
-            answer["address"],
-            format!("http://127.0.0.1:{}", answer["port"])
-        );
+        assert_eq!(answer["address"], format!("http://127.0.0.1:{}", answer["port"]));
         found.push(answer["port"].as_u64().expect("a port"));
     }
-    assert_eq!(
-        (found[0] + found[1], found[0], found[1]),
-        (14003, found[2], found[3])
-    );
+    assert_eq!((found[0] + found[1], found[0], found[1]), (14003, found[2], found[3]));
 
     // One in this process is reached by the public address.
     host.add_in_process("storage-1");
-    let (_, answer) = document(
-        host.post("/api/lookup", json!({"namespace": "storage"}))
-            .await,
-    )
-    .await;
+    let (_, answer) = document(host.post("/api/lookup", json!({"namespace": "storage"})).await).await;
     let expected = json!({"name": "storage-1", "address": "http://127.0.0.1:8080", "host": "127.0.0.1", "port": 8080});
     assert_eq!(answer, expected);
 
-    expect_problem(
-        host.post("/api/lookup", json!({"namespace": "x"})).await,
-        "unknown_namespace",
-        "\"x\"",
-    )
-    .await;
+    expect_problem(host.post("/api/lookup", json!({"namespace": "x"})).await, "unknown_namespace", "\"x\"").await;
     host.registry.declare(&namespace("empty"));
-    let none = host
-        .post("/api/lookup", json!({"namespace": "empty"}))
-        .await;
+    let none = host.post("/api/lookup", json!({"namespace": "empty"})).await;
     assert_eq!(
         (none.status(), &none.headers()["retry-after"]),
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            &"1".parse().expect("a value")
-        )
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().expect("a value"))
     );
     expect_problem(none, "no_instance_available", "empty").await;
 }
 
 #[tokio::test]
 async fn bad_input_is_refused_with_the_reason() {
-    let host = start(
-        None,
-        Config {
-            max_instances: 2,
-            ..Config::default()
-        },
-    )
-    .await;
+    let host = start(None, Config { max_instances: 2, ..Config::default() }).await;
     host.add_in_process("taken");
     let own = format!("http://{}", host.address);
     let valid = "http://127.0.0.1:7001";
     for (path, body, code, said) in [
         ("/register", json!([]), "invalid_request", "object"),
-        (
-            "/register",
-            json!({"address": valid}),
-            "invalid_request",
-            "\"name\" is missing",
-        ),
-        (
-            "/register",
-            json!({"name": 3, "address": valid}),
-            "invalid_request",
-            "\"name\" must be a string",
-        ),
-        (
-            "/register",
-            json!({"name": "", "address": valid}),
-            "invalid_request",
-            "\"name\"",
-        ),
-        (
-            "/register",
-            json!({"name": "a/b", "address": valid}),
-            "invalid_request",
-            "\"name\"",
-        ),
-        (
-            "/register",
-            json!({"name": "a"}),
-            "invalid_request",
-            "\"address\" is missing",
-        ),
-        (
-            "/register",
-            json!({"name": "a", "address": "nonsense"}),
-            "invalid_request",
-            "\"address\"",
-        ),
-        (
-            "/register",
-            json!({"name": "a", "address": "https://x"}),
-            "invalid_request",
-            "\"address\"",
-        ),
-        (
-            "/register",
-            json!({"name": "a", "address": valid, "namespace": "a b"}),
-            "invalid_request",
-            "\"namespace\"",
-        ),
-        (
-            "/register",
-            json!({"name": "a", "address": own}),
-            "invalid_request",
-            "this host's own address",
-        ),
-        (
-            "/register",
-            json!({"name": "a", "address": "http://localhost:8080"}),
-            "invalid_request",
-            "own address",
-        ),
-        (
-            "/register",
-            json!({"name": "taken", "address": valid}),
-            "invalid_request",
-            "taken",
-        ),
-        (
-            "/heartbeat",
-            json!({}),
-            "invalid_request",
-            "\"name\" is missing",
-        ),
-        (
-            "/heartbeat",
-            json!({"name": "taken"}),
-            "unknown_instance",
-            "taken",
-        ),
-        (
-            "/api/register",
-            json!({"namespace": "s"}),
-            "invalid_request",
-            "\"port\" is missing",
-        ),
-        (
-            "/api/register",
-            json!({"namespace": "s", "port": 0}),
-            "invalid_request",
-            "\"port\" must be a number",
-        ),
-        (
-            "/api/register",
-            json!({"namespace": "s", "port": "1"}),
-            "invalid_request",
-            "\"port\" must be a number",
-        ),
-        (
-            "/api/register",
-            json!({"namespace": "s", "port": 8080}),
-            "invalid_request",
-            "own address",
-        ),
-        (
-            "/api/lookup",
-            json!({}),
-            "invalid_request",
-            "\"namespace\" is missing",
-        ),
+        ("/register", json!({"address": valid}), "invalid_request", "\"name\" is missing"),
+        ("/register", json!({"name": 3, "address": valid}), "invalid_request", "\"name\" must be a string"),
+        ("/register", json!({"name": "", "address": valid}), "invalid_request", "\"name\""),
+        ("/register", json!({"name": "a/b", "address": valid}), "invalid_request", "\"name\""),
+        ("/register", json!({"name": "a"}), "invalid_request", "\"address\" is missing"),
+        ("/register", json!({"name": "a", "address": "nonsense"}), "invalid_request", "\"address\""),
+        ("/register", json!({"name": "a", "address": "https://x"}), "invalid_request", "\"address\""),
+        ("/register", json!({"name": "a", "address": valid, "namespace": "a b"}), "invalid_request", "\"namespace\""),
+        ("/register", json!({"name": "a", "address": own}), "invalid_request", "this host's own address"),
+        ("/register", json!({"name": "a", "address": "http://localhost:8080"}), "invalid_request", "own address"),
+        ("/register", json!({"name": "taken", "address": valid}), "invalid_request", "taken"),
+        ("/heartbeat", json!({}), "invalid_request", "\"name\" is missing"),
+        ("/heartbeat", json!({"name": "taken"}), "unknown_instance", "taken"),
+        ("/api/register", json!({"namespace": "s"}), "invalid_request", "\"port\" is missing"),
+        ("/api/register", json!({"namespace": "s", "port": 0}), "invalid_request", "\"port\" must be a number"),
+        ("/api/register", json!({"namespace": "s", "port": "1"}), "invalid_request", "\"port\" must be a number"),
+        ("/api/register", json!({"namespace": "s", "port": 8080}), "invalid_request", "own address"),
+        ("/api/lookup", json!({}), "invalid_request", "\"namespace\" is missing"),
     ] {
         expect_problem(host.post(path, body).await, code, said).await;
     }
-    assert_eq!(
-        host.post("/register", json!({"name": "a", "address": valid}))
-            .await
-            .status(),
-        StatusCode::CREATED
-    );
-    expect_problem(
-        host.post("/register", json!({"name": "b", "address": valid}))
-            .await,
-        "registry_full",
-        "2",
-    )
-    .await;
+    assert_eq!(host.post("/register", json!({"name": "a", "address": valid})).await.status(), StatusCode::CREATED);
+    expect_problem(host.post("/register", json!({"name": "b", "address": valid})).await, "registry_full", "2").await;
 
     let raw = |body: String, content_type: &'static str| {
-        host.client
-            .post(format!("{}/register", host.url))
-            .header("content-type", content_type)
-            .body(body)
-            .send()
+        host.client.post(format!("{}/register", host.url)).header("content-type", content_type).body(body).send()
     };
-    expect_problem(
-        raw("{".to_owned(), "application/json")
-            .await
-            .expect("an answer"),
-        "invalid_json",
-        "EOF",
-    )
-    .await;
-    expect_problem(
-        raw("a=b".to_owned(), "text/plain")
-            .await
-            .expect("an answer"),
-        "unsupported_media_type",
-        "json",
-    )
-    .await;
+    expect_problem(raw("{".to_owned(), "application/json").await.expect("an answer"), "invalid_json", "EOF").await;
+    expect_problem(raw("a=b".to_owned(), "text/plain").await.expect("an answer"), "unsupported_media_type", "json")
+        .await;
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(body::LIMIT));
-    expect_problem(
-        raw(large, "application/json").await.expect("an answer"),
-        "body_too_large",
-        "65536",
-    )
-    .await;
+    expect_problem(raw(large, "application/json").await.expect("an answer"), "body_too_large", "65536").await;
 
     expect_problem(host.request(Method::GET, "/nowhere").await, "not_found", "").await;
     let wrong = host.request(Method::GET, "/register").await;
     assert_eq!(
         (wrong.status(), &wrong.headers()["allow"]),
-        (
-            StatusCode::METHOD_NOT_ALLOWED,
-            &"POST".parse().expect("a value")
-        )
+        (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().expect("a value"))
     );
     expect_problem(wrong, "method_not_allowed", "GET").await;
     let path = "/register/storage/a%2Fb";
-    expect_problem(
-        host.request(Method::DELETE, path).await,
-        "invalid_request",
-        "name",
-    )
-    .await;
+    expect_problem(host.request(Method::DELETE, path).await, "invalid_request", "name").await;
 }
 
 #[tokio::test]
 async fn a_body_of_unknown_length_is_bounded_too() {
     let host = start(None, Config::default()).await;
-    let mut stream = tokio::net::TcpStream::connect(host.address)
-        .await
-        .expect("it listens");
-    let head = "POST /register HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
-    let chunk = format!(
-        "{:x}\r\n{}\r\n",
-        body::LIMIT + 1,
-        "x".repeat(body::LIMIT + 1)
-    );
+    let mut stream = tokio::net::TcpStream::connect(host.address).await.expect("it listens");
+    let head =
+        "POST /register HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = format!("{:x}\r\n{}\r\n", body::LIMIT + 1, "x".repeat(body::LIMIT + 1));
     // The answer may come, and the connection end, before everything is sent.
     let _ = stream.write_all(format!("{head}{chunk}").as_bytes()).await;
     let mut answer = vec![0; 12];
@@ -445,43 +229,18 @@ async fn the_token_guards_everything_but_the_probes() {
         assert!(refused.headers().contains_key("www-authenticate"));
         expect_problem(refused, "unauthorized", "Bearer").await;
     }
-    let with = |token: &'static str| {
-        host.client
-            .get(format!("{}/instances", host.url))
-            .header("authorization", token)
-            .send()
-    };
-    for wrong in [
-        "Bearer wrong",
-        "Bearer ",
-        "Bearer s3cret2",
-        "Basic s3cret",
-        "s3cret",
-    ] {
-        assert_eq!(
-            with(wrong).await.expect("an answer").status(),
-            StatusCode::UNAUTHORIZED,
-            "{wrong}"
-        );
+    let with =
+        |token: &'static str| host.client.get(format!("{}/instances", host.url)).header("authorization", token).send();
+    for wrong in ["Bearer wrong", "Bearer ", "Bearer s3cret2", "Basic s3cret", "s3cret"] {
+        assert_eq!(with(wrong).await.expect("an answer").status(), StatusCode::UNAUTHORIZED, "{wrong}");
     }
     for right in ["Bearer s3cret", "bearer s3cret"] {
-        assert_eq!(
-            with(right).await.expect("an answer").status(),
-            StatusCode::OK,
-            "{right}"
-        );
+        assert_eq!(with(right).await.expect("an answer").status(), StatusCode::OK, "{right}");
     }
     for open in ["/healthz", "/livez"] {
-        assert_eq!(
-            host.get(open).await,
-            (StatusCode::OK, json!({"status": "ok"})),
-            "{open}"
-        );
+        assert_eq!(host.get(open).await, (StatusCode::OK, json!({"status": "ok"})), "{open}");
     }
-    assert_eq!(
-        host.request(Method::GET, "/readyz").await.status(),
-        StatusCode::SERVICE_UNAVAILABLE
-    );
+    assert_eq!(host.request(Method::GET, "/readyz").await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
@@ -495,16 +254,8 @@ async fn ready_means_serving_with_an_instance_of_every_routed_component() {
     host.readiness.serving();
     assert!(reason(host.get("/readyz").await).contains("\"storage\""));
     host.add_in_process("storage-1");
-    assert_eq!(
-        host.get("/readyz").await,
-        (StatusCode::OK, json!({"status": "ok"}))
-    );
-    host.registry.record_check(
-        &namespace("storage"),
-        &name("storage-1"),
-        false,
-        Instant::now(),
-    );
+    assert_eq!(host.get("/readyz").await, (StatusCode::OK, json!({"status": "ok"})));
+    host.registry.record_check(&namespace("storage"), &name("storage-1"), false, Instant::now());
     assert!(reason(host.get("/readyz").await).contains("\"storage\""));
     host.readiness.draining();
     host.readiness.serving();
@@ -515,11 +266,7 @@ async fn ready_means_serving_with_an_instance_of_every_routed_component() {
 async fn listings_filter_and_are_never_an_error() {
     let host = start(None, Config::default()).await;
     host.add_in_process("storage-1");
-    host.post(
-        "/register",
-        json!({"name": "a", "namespace": "other", "address": "http://127.0.0.1:7001"}),
-    )
-    .await;
+    host.post("/register", json!({"name": "a", "namespace": "other", "address": "http://127.0.0.1:7001"})).await;
     for (path, total) in [
         ("/instances", 2),
         ("/instances?namespace=*", 2),
@@ -527,11 +274,7 @@ async fn listings_filter_and_are_never_an_error() {
         ("/instances?namespace=nobody", 0),
     ] {
         let (status, listed) = host.get(path).await;
-        assert_eq!(
-            (status, &listed["total"]),
-            (StatusCode::OK, &json!(total)),
-            "{path}"
-        );
+        assert_eq!((status, &listed["total"]), (StatusCode::OK, &json!(total)), "{path}");
     }
     let (_, components) = host.get("/components").await;
     assert_eq!(components["components"][0]["digest"], "abc");
@@ -546,11 +289,7 @@ async fn leases_lapse_by_themselves() {
         ..Config::default()
     };
     let host = start(None, config).await;
-    host.post(
-        "/register",
-        json!({"name": "a", "address": "http://127.0.0.1:7001"}),
-    )
-    .await;
+    host.post("/register", json!({"name": "a", "address": "http://127.0.0.1:7001"})).await;
     let deadline = Instant::now() + Duration::from_secs(10);
     while host.get("/instances").await.1["total"] != 0 {
         assert!(Instant::now() < deadline, "the instance is still listed");
@@ -560,27 +299,16 @@ async fn leases_lapse_by_themselves() {
 #[tokio::test]
 async fn it_stops_when_told_and_finishes_what_it_began() {
     let host = start(None, Config::default()).await;
-    let mut stream = tokio::net::TcpStream::connect(host.address)
-        .await
-        .expect("it listens");
+    let mut stream = tokio::net::TcpStream::connect(host.address).await.expect("it listens");
     let body = r#"{"name":"a","address":"http://127.0.0.1:7001"}"#;
-    let head = format!(
-        "POST /register HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    let head = format!("POST /register HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.expect("it reads");
     // An answer on another connection proves that the first one was accepted before.
-    assert_eq!(
-        host.request(Method::GET, "/livez").await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(host.request(Method::GET, "/livez").await.status(), StatusCode::OK);
     host.stop.send(()).expect("it is running");
     stream.write_all(body.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .await
-        .expect("an answer and the end");
+    stream.read_to_string(&mut answer).await.expect("an answer and the end");
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     host.served.await.expect("it ends");
     assert!(tokio::net::TcpStream::connect(host.address).await.is_err());

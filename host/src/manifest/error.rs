@@ -27,20 +27,14 @@ pub(crate) enum Place {
 impl Place {
     /// A mistake at this place.
     pub(crate) fn error(&self, message: impl fmt::Display) -> ManifestError {
-        ManifestError {
-            place: self.clone(),
-            message: message.to_string(),
-        }
+        ManifestError { place: self.clone(), message: message.to_string() }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line {
-                file,
-                line: Some(line),
-            } => write!(out, "{file}:{line}"),
+            Place::Line { file, line: Some(line) } => write!(out, "{file}:{line}"),
             Place::Line { file, line: None } => out.write_str(file),
             Place::Setting(name) => out.write_str(name),
         }
@@ -65,18 +59,9 @@ pub(super) struct Document<'a> {
 impl Document<'_> {
     /// The place of a span that the parser reported.
     pub(super) fn place(&self, span: Option<Range<usize>>) -> Place {
-        let before = |span: Range<usize>| {
-            self.text
-                .as_bytes()
-                .iter()
-                .take(span.start)
-                .filter(|byte| **byte == b'\n')
-                .count()
-        };
-        Place::Line {
-            file: self.file.clone(),
-            line: span.map(|span| before(span) + 1),
-        }
+        let before =
+            |span: Range<usize>| self.text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count();
+        Place::Line { file: self.file.clone(), line: span.map(|span| before(span) + 1) }
     }
 
     /// What the parser says, with the nearest known key for an unknown one.
@@ -85,9 +70,7 @@ impl Document<'_> {
         let message = error.message();
         if let Some(missing) = message.strip_prefix("missing field ") {
             let missing = missing.trim_matches('`');
-            return place.error(format!(
-                "the key \"{missing}\" is missing in this table; add it"
-            ));
+            return place.error(format!("the key \"{missing}\" is missing in this table; add it"));
         }
         let Some(rest) = message.strip_prefix("unknown field ") else {
             return place.error(message.trim_end());
@@ -97,13 +80,8 @@ impl Document<'_> {
         let unknown = names.next().unwrap_or_default();
         let known: Vec<&str> = names.collect();
         match nearest(unknown, known.iter().copied()) {
-            Some(known) => place.error(format!(
-                "unknown key \"{unknown}\"; did you mean \"{known}\"?"
-            )),
-            None => place.error(format!(
-                "unknown key \"{unknown}\"; possible here: {}",
-                known.join(", ")
-            )),
+            Some(known) => place.error(format!("unknown key \"{unknown}\"; did you mean \"{known}\"?")),
+            None => place.error(format!("unknown key \"{unknown}\"; possible here: {}", known.join(", "))),
         }
     }
 }

@@ -20,12 +20,7 @@ use crate::value::{Count, Listen, Network, Period, Route, Size, Socket, Wait};
 
 /// A whole manifest.
 #[derive(Default, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table",
-    default
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct File {
     pub(super) run: Run,
     pub(super) public: Public,
@@ -37,12 +32,7 @@ pub(super) struct File {
 
 /// `[run]`
 #[derive(Default, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table",
-    default
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct Run {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) workers: Option<Spanned<Count>>,
@@ -53,15 +43,9 @@ pub(super) struct Run {
 
 /// `[public]`
 #[derive(Default, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table",
-    default
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct Public {
     pub(super) listen: Option<Spanned<Listen>>,
-    pub(super) metrics: Option<bool>,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) api_keys_file: Option<Spanned<PathBuf>>,
     pub(super) max_connections: Option<Count>,
@@ -74,12 +58,7 @@ pub(super) struct Public {
 
 /// `[internal]`
 #[derive(Default, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table",
-    default
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct Internal {
     pub(super) listen: Option<Spanned<Listen>>,
     pub(super) token_file: Option<Spanned<PathBuf>>,
@@ -88,12 +67,7 @@ pub(super) struct Internal {
 
 /// `[store]`
 #[derive(Default, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table",
-    default
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct Store {
     pub(super) backend: Option<Spanned<String>>,
     pub(super) sync: Option<Spanned<String>>,
@@ -143,12 +117,7 @@ pub(super) struct Component {
 
 /// `health-check`
 #[derive(Default, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table",
-    default
-)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct HealthCheck {
     pub(super) path: Option<Spanned<String>>,
     pub(super) interval: Option<Period>,
@@ -182,10 +151,7 @@ impl<'de> Deserialize<'de> for Directory {
             }
 
             fn visit_str<E: Error>(self, path: &str) -> Result<Directory, E> {
-                Ok(Directory {
-                    path: path.into(),
-                    writable: false,
-                })
+                Ok(Directory { path: path.into(), writable: false })
             }
 
             fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Directory, M::Error> {
@@ -203,8 +169,6 @@ pub(super) struct Parsed<T>(pub(super) T);
 impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Parsed<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        text.parse()
-            .map(Parsed)
-            .map_err(|error| D::Error::custom(format!("\"{}\": {error}", text.escape_debug())))
+        text.parse().map(Parsed).map_err(|error| D::Error::custom(format!("\"{}\": {error}", text.escape_debug())))
     }
 }

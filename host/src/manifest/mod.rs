@@ -64,8 +64,6 @@ pub(crate) struct Run {
 pub(crate) struct Public {
     /// Where to listen. Port 0 lets the system choose.
     pub(crate) listen: SocketAddr,
-    /// Whether `GET /metrics` answers there.
-    pub(crate) metrics: bool,
     /// Peers whose `x-forwarded-*` are believed.
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Most connections at a time.
@@ -115,14 +113,12 @@ pub(crate) struct Join {
 /// `[components.NAME]`: a component and where it answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Component {
-    /// Where it was declared, for errors that only loading it can find: `component.place.error("…")`.
+    /// Where its source is named, for errors that only loading it can find: `component.place.error("…")`.
     pub(crate) place: Place,
-    /// Its `source` as written.
-    pub(crate) source: String,
     /// Prefix of public paths; unique among the components. Whole segments match; ends with `/` only if it is `/`.
     pub(crate) route: Option<String>,
     /// Everything it is run with. Its instances are unique within their namespace over all components; its directories
-    /// existed; its bytes start like a component's, and whether they link is for the runtime to find out.
+    /// existed; whether its bytes are a component that links is for the runtime to find out.
     pub(crate) spec: runtime::ComponentSpec,
 }
 

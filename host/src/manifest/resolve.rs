@@ -12,9 +12,7 @@ use runtime::{ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, Soc
 use toml::Spanned;
 
 use super::error::Document;
-use super::{
-    Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store,
-};
+use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store};
 use super::{file, source};
 use crate::builtin;
 use crate::cli::{MOST_WORKERS, RunArgs};
@@ -46,68 +44,34 @@ const INSTANCE: &str = "{instance}";
 /// The first mistake found, with its place and what to do about it.
 pub(crate) fn load(args: &RunArgs, process: &Environment) -> Result<Manifest> {
     let current = std::env::current_dir().map_err(|error| {
-        Place::Setting("current directory".to_owned())
-            .error(format!("it can't be found: {error}; cd somewhere else"))
+        Place::Setting("current directory".to_owned()).error(format!("it can't be found: {error}; cd somewhere else"))
     })?;
     match &args.manifest {
         Some(path) => {
             let text = read(path)?;
             let file = current.join(path);
             let directory = file.parent().unwrap_or(&current).to_owned();
-            let document = Document {
-                file: path.display().to_string(),
-                text: &text,
-            };
-            Resolver {
-                args,
-                process,
-                document,
-                directory,
-                current,
-                notes: Vec::new(),
-            }
-            .manifest()
+            let document = Document { file: path.display().to_string(), text: &text };
+            Resolver { args, process, document, directory, current, notes: Vec::new() }.manifest()
         }
         None => {
-            let document = Document {
-                file: "built-in manifest".to_owned(),
-                text: builtin::MANIFEST,
-            };
+            let document = Document { file: "built-in manifest".to_owned(), text: builtin::MANIFEST };
             let mut notes = Vec::new();
             if current.join("hostler.toml").exists() {
-                notes.push(
-                    "hostler.toml is not used; to run it: host run -f hostler.toml".to_owned(),
-                );
+                notes.push("hostler.toml is not used; to run it: host run -f hostler.toml".to_owned());
             }
             let directory = current.clone();
-            Resolver {
-                args,
-                process,
-                document,
-                directory,
-                current,
-                notes,
-            }
-            .manifest()
+            Resolver { args, process, document, directory, current, notes }.manifest()
         }
     }
 }
 
 fn read(path: &Path) -> Result<String> {
-    let place = Place::Line {
-        file: path.display().to_string(),
-        line: None,
-    };
-    let unreadable = |error| {
-        place.error(format!(
-            "the manifest can't be read: {error}; check the path after -f"
-        ))
-    };
+    let place = Place::Line { file: path.display().to_string(), line: None };
+    let unreadable = |error| place.error(format!("the manifest can't be read: {error}; check the path after -f"));
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > LARGEST {
-        return Err(place.error(format!(
-            "it has {size} bytes; a manifest has at most {LARGEST}"
-        )));
+        return Err(place.error(format!("it has {size} bytes; a manifest has at most {LARGEST}")));
     }
     std::fs::read_to_string(path).map_err(unreadable)
 }
@@ -125,16 +89,11 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn manifest(mut self) -> Result<Manifest> {
-        let typed: file::File = toml::from_str(self.document.text)
-            .map_err(|error| self.document.parse_error(&error))?;
+        let typed: file::File =
+            toml::from_str(self.document.text).map_err(|error| self.document.parse_error(&error))?;
         let run = self.run(typed.run)?;
         let keys = self.api_keys(typed.public.api_keys_file.as_ref())?;
-        let (listen, listen_place) = self.listen(
-            typed.public.listen.as_ref(),
-            self.args.listen,
-            "--listen",
-            8080,
-        );
+        let (listen, listen_place) = self.listen(typed.public.listen.as_ref(), self.args.listen, "--listen", 8080);
         let public = self.public(typed.public, listen)?;
         let internal = self.internal(typed.internal, listen, &listen_place)?;
         let store = self.store(&typed.store)?;
@@ -142,10 +101,7 @@ impl Resolver<'_> {
             Some(components) => self.components(components, keys.as_deref())?,
             None => self.builtin_components(keys.as_deref())?,
         };
-        let join = typed
-            .join
-            .map(|join| self.join(join, &components))
-            .transpose()?;
+        let join = typed.join.map(|join| self.join(join, &components)).transpose()?;
         if components.iter().all(|component| component.route.is_none()) {
             let example = &components[0].spec.name;
             self.notes.push(format!(
@@ -153,15 +109,7 @@ impl Resolver<'_> {
                  [components.{example}] route = \"/\""
             ));
         }
-        Ok(Manifest {
-            run,
-            public,
-            internal,
-            store,
-            join,
-            components,
-            notes: self.notes,
-        })
+        Ok(Manifest { run, public, internal, store, join, components, notes: self.notes })
     }
 
     fn run(&self, typed: file::Run) -> Result<Run> {
@@ -170,10 +118,7 @@ impl Resolver<'_> {
             (None, Some(workers)) => {
                 let count = workers.get_ref().0;
                 if count > u32::from(MOST_WORKERS) {
-                    return Err(self.at(
-                        &workers,
-                        format!("{count} workers are too many: at most {MOST_WORKERS}"),
-                    ));
+                    return Err(self.at(&workers, format!("{count} workers are too many: at most {MOST_WORKERS}")));
                 }
                 count as usize
             }
@@ -187,17 +132,9 @@ impl Resolver<'_> {
         Ok(Run {
             data_dir,
             workers,
-            log_format: self
-                .args
-                .log_format
-                .or(typed.log_format)
-                .unwrap_or_else(LogFormat::fitting),
+            log_format: self.args.log_format.or(typed.log_format).unwrap_or_else(LogFormat::fitting),
             log_level: self.args.log_level.or(typed.log_level).unwrap_or_default(),
-            drain_timeout: self
-                .args
-                .drain_timeout
-                .or(typed.drain_timeout)
-                .map_or(seconds(30), |wait| wait.0),
+            drain_timeout: self.args.drain_timeout.or(typed.drain_timeout).map_or(seconds(30), |wait| wait.0),
         })
     }
 
@@ -212,15 +149,8 @@ impl Resolver<'_> {
         };
         Ok(Public {
             listen,
-            metrics: typed.metrics.unwrap_or(true),
-            trusted_proxies: typed
-                .trusted_proxies
-                .into_iter()
-                .map(|network| network.0)
-                .collect(),
-            max_connections: typed
-                .max_connections
-                .map_or(10_000, |count| count.0 as usize),
+            trusted_proxies: typed.trusted_proxies.into_iter().map(|network| network.0).collect(),
+            max_connections: typed.max_connections.map_or(10_000, |count| count.0 as usize),
             header_timeout: period(typed.header_timeout, 10),
             max_header_bytes,
             max_headers: typed.max_headers.map_or(100, |count| count.0 as usize),
@@ -229,24 +159,15 @@ impl Resolver<'_> {
         })
     }
 
-    fn internal(
-        &self,
-        typed: file::Internal,
-        public: SocketAddr,
-        public_place: &Place,
-    ) -> Result<Internal> {
+    fn internal(&self, typed: file::Internal, public: SocketAddr, public_place: &Place) -> Result<Internal> {
         let flag = "--internal-listen";
-        let (listen, place) =
-            self.listen(typed.listen.as_ref(), self.args.internal_listen, flag, 9090);
+        let (listen, place) = self.listen(typed.listen.as_ref(), self.args.internal_listen, flag, 9090);
         if listen == public && listen.port() != 0 {
             return Err(place.error(format!(
                 "{listen} is also the public address (set at {public_place}); give one of them another port"
             )));
         }
-        let variable = (
-            "HOSTLER_INTERNAL_TOKEN",
-            self.process.internal_token.as_deref(),
-        );
+        let variable = ("HOSTLER_INTERNAL_TOKEN", self.process.internal_token.as_deref());
         let token = self.token(variable, typed.token_file.as_ref())?;
         if token.is_none() && !listen.ip().is_loopback() && !typed.allow_unauthenticated {
             return Err(place.error(format!(
@@ -269,10 +190,7 @@ impl Resolver<'_> {
         match (flag, key) {
             (Some(flag), _) => (flag.0, Place::Setting(name.to_owned())),
             (None, Some(key)) => (key.get_ref().0, self.document.place(Some(key.span()))),
-            (None, None) => (
-                SocketAddr::from(([127, 0, 0, 1], default_port)),
-                Place::Setting(name.to_owned()),
-            ),
+            (None, None) => (SocketAddr::from(([127, 0, 0, 1], default_port)), Place::Setting(name.to_owned())),
         }
     }
 
@@ -292,16 +210,10 @@ impl Resolver<'_> {
             }
         }
         if let Some(sync) = &typed.sync {
-            return Err(self.at(
-                sync,
-                "the backend \"memory\" syncs nothing; remove this line",
-            ));
+            return Err(self.at(sync, "the backend \"memory\" syncs nothing; remove this line"));
         }
         if let Some(token) = &typed.token_file {
-            return Err(self.at(
-                token,
-                "the backend \"memory\" needs no token; remove this line",
-            ));
+            return Err(self.at(token, "the backend \"memory\" needs no token; remove this line"));
         }
         Ok(Store::Memory)
     }
@@ -309,40 +221,22 @@ impl Resolver<'_> {
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {
         let place = self.document.place(Some(typed.span()));
         let typed = typed.into_inner();
-        let root = components
-            .iter()
-            .find(|component| component.route.as_deref() == Some("/"));
+        let root = components.iter().find(|component| component.route.as_deref() == Some("/"));
         let root = root.ok_or_else(|| {
             place.error(
                 "requests to join.advertise reach the component on \"/\", and there is none; \
                  write route = \"/\" under the component whose instances are to be registered",
             )
         })?;
-        let token = self.token(
-            ("HOSTLER_JOIN_TOKEN", self.process.join_token.as_deref()),
-            typed.token_file.as_ref(),
-        )?;
+        let token =
+            self.token(("HOSTLER_JOIN_TOKEN", self.process.join_token.as_deref()), typed.token_file.as_ref())?;
         let namespace = &root.spec.namespace;
-        let instances = root
-            .spec
-            .instances
-            .iter()
-            .map(|name| (namespace.clone(), name.clone()))
-            .collect();
-        Ok(Join {
-            url: typed.url.0,
-            token,
-            advertise: typed.advertise.0,
-            instances,
-        })
+        let instances = root.spec.instances.iter().map(|name| (namespace.clone(), name.clone())).collect();
+        Ok(Join { url: typed.url.0, token, advertise: typed.advertise.0, instances })
     }
 
     /// A token from a variable or, if that is not set, from a file.
-    fn token(
-        &self,
-        (name, value): (&str, Option<&str>),
-        file: Option<&Spanned<PathBuf>>,
-    ) -> Result<Option<Token>> {
+    fn token(&self, (name, value): (&str, Option<&str>), file: Option<&Spanned<PathBuf>>) -> Result<Option<Token>> {
         let place = || Place::Setting(name.to_owned());
         let variable = Token::from_variable(value).map_err(|error| place().error(error))?;
         match (variable, file) {
@@ -351,9 +245,7 @@ impl Resolver<'_> {
             (None, Some(file)) => {
                 let path = self.directory.join(file.get_ref());
                 let token = Token::read(&path);
-                token.map(Some).map_err(|error| {
-                    self.at(file, format!("the token file {}: {error}", path.display()))
-                })
+                token.map(Some).map_err(|error| self.at(file, format!("the token file {}: {error}", path.display())))
             }
         }
     }
@@ -365,46 +257,31 @@ impl Resolver<'_> {
         }
         let Some(file) = file else { return Ok(None) };
         let path = self.directory.join(file.get_ref());
-        let wrong = |message: &dyn fmt::Display| {
-            self.at(
-                file,
-                format!("the API keys file {}: {message}", path.display()),
-            )
-        };
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| wrong(&format!("it can't be read: {error}")))?;
+        let wrong =
+            |message: &dyn fmt::Display| self.at(file, format!("the API keys file {}: {message}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(|error| wrong(&format!("it can't be read: {error}")))?;
         let mut keys = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let key = line.trim();
             if key.is_empty() || key.starts_with('#') {
                 continue;
             }
-            if !key
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b',')
-            {
-                let message =
-                    "a key is visible ASCII without spaces and commas; write one key per line";
+            if !key.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {
+                let message = "a key is visible ASCII without spaces and commas; write one key per line";
                 return Err(wrong(&format!("line {}: {message}", index + 1)));
             }
             keys.push(key);
         }
         if keys.is_empty() {
-            return Err(wrong(
-                &"it holds no key; write one key per line, or remove this line of the manifest",
-            ));
+            return Err(wrong(&"it holds no key; write one key per line, or remove this line of the manifest"));
         }
         Ok(Some(keys.join(",")))
     }
 
     /// The components of the built-in manifest, for one of the user's that has no `[components]`.
     fn builtin_components(&self, keys: Option<&str>) -> Result<Vec<Component>> {
-        let document = Document {
-            file: "built-in manifest".to_owned(),
-            text: builtin::MANIFEST,
-        };
-        let typed: file::File =
-            toml::from_str(document.text).map_err(|error| document.parse_error(&error))?;
+        let document = Document { file: "built-in manifest".to_owned(), text: builtin::MANIFEST };
+        let typed: file::File = toml::from_str(document.text).map_err(|error| document.parse_error(&error))?;
         let resolver = Resolver {
             args: self.args,
             process: self.process,
@@ -413,12 +290,7 @@ impl Resolver<'_> {
             current: self.current.clone(),
             notes: Vec::new(),
         };
-        resolver.components(
-            typed
-                .components
-                .expect("the built-in manifest has components"),
-            keys,
-        )
+        resolver.components(typed.components.expect("the built-in manifest has components"), keys)
     }
 
     fn components(
@@ -436,9 +308,7 @@ impl Resolver<'_> {
             if let Some(route) = &typed.route {
                 let place = self.document.place(Some(route.span()));
                 let shown = &route.get_ref().0;
-                if let Some((other, line)) =
-                    routes.insert(route.get_ref().clone(), (name.clone(), place.clone()))
-                {
+                if let Some((other, line)) = routes.insert(route.get_ref().clone(), (name.clone(), place.clone())) {
                     return Err(place.error(format!(
                         "the route \"{shown}\" of \"{name}\" is also that of \"{other}\" ({line}); change one of them"
                     )));
@@ -449,8 +319,7 @@ impl Resolver<'_> {
             let place = instances_span.map_or(name_place, |span| self.document.place(Some(span)));
             for instance in &component.spec.instances {
                 let member = (component.spec.namespace.clone(), instance.clone());
-                if let Some((other, line)) = instances.insert(member, (name.clone(), place.clone()))
-                {
+                if let Some((other, line)) = instances.insert(member, (name.clone(), place.clone())) {
                     let namespace = &component.spec.namespace;
                     return Err(place.error(format!(
                         "the instance \"{instance}\" of \"{name}\" is already in the namespace \"{namespace}\", \
@@ -469,52 +338,31 @@ impl Resolver<'_> {
         Ok(components)
     }
 
-    fn component(
-        &self,
-        name: String,
-        place: &Place,
-        typed: file::Component,
-        keys: Option<&str>,
-    ) -> Result<Component> {
+    fn component(&self, name: String, place: &Place, typed: file::Component, keys: Option<&str>) -> Result<Component> {
         let own_name = name.parse::<Namespace>().map_err(|error| {
-            place.error(format!(
-                "\"{}\" can't be a component's name: {error}",
-                name.escape_debug()
-            ))
+            place.error(format!("\"{}\" can't be a component's name: {error}", name.escape_debug()))
         })?;
-        let bytes = source::load(typed.source.get_ref(), &self.directory)
-            .map_err(|error| self.at(&typed.source, error))?;
+        let bytes =
+            source::load(typed.source.get_ref(), &self.directory).map_err(|error| self.at(&typed.source, error))?;
         let namespace = typed.namespace.map_or(own_name, |parsed| parsed.0);
         let instances = self.instances(&name, place, typed.instances)?;
         let gateway_keys = keys.filter(|_| typed.source.get_ref() == "builtin:gateway");
         let environment = self.environment(typed.environment, gateway_keys)?;
         let config = self.config(typed.config)?;
         let outbound = match &typed.allowed_outbound_hosts {
-            Some(rules) => {
-                OutboundPolicy::parse(rules.get_ref()).map_err(|error| self.at(rules, error))?
-            }
+            Some(rules) => OutboundPolicy::parse(rules.get_ref()).map_err(|error| self.at(rules, error))?,
             None => OutboundPolicy::default(),
         };
         let directories = typed.directories.into_iter();
-        let directories = directories
-            .map(|(guest, host)| self.directory(guest, host))
-            .collect::<Result<_>>()?;
-        let sockets = typed
-            .sockets
-            .into_iter()
-            .map(|socket| SocketRule { address: socket.0 })
-            .collect();
+        let directories = directories.map(|(guest, host)| self.directory(guest, host)).collect::<Result<_>>()?;
+        let sockets = typed.sockets.into_iter().map(|socket| SocketRule { address: socket.0 }).collect();
 
         let default = Limits::default();
-        let count = |typed: Option<crate::value::Count>, default| {
-            typed.map_or(default, |count| count.0 as usize)
-        };
+        let count = |typed: Option<crate::value::Count>, default| typed.map_or(default, |count| count.0 as usize);
         let limits = Limits {
             max_guests: count(typed.max_guests, default.max_guests),
             queue: typed.queue.map_or(default.queue, |count| count as usize),
-            queue_timeout: typed
-                .queue_timeout
-                .map_or(default.queue_timeout, |wait| wait.0),
+            queue_timeout: typed.queue_timeout.map_or(default.queue_timeout, |wait| wait.0),
             max_instance_reuse_count: typed
                 .max_instance_reuse_count
                 .map_or(default.max_instance_reuse_count, |count| u64::from(count.0)),
@@ -522,19 +370,14 @@ impl Resolver<'_> {
                 typed.max_instance_concurrent_reuse_count,
                 default.max_instance_concurrent_reuse_count,
             ),
-            idle_instance_timeout: typed
-                .idle_instance_timeout
-                .map_or(default.idle_instance_timeout, |time| time.0),
-            request_timeout: typed
-                .request_timeout
-                .map_or(default.request_timeout, |time| time.0),
+            idle_instance_timeout: typed.idle_instance_timeout.map_or(default.idle_instance_timeout, |time| time.0),
+            request_timeout: typed.request_timeout.map_or(default.request_timeout, |time| time.0),
             memory: self.memory(typed.memory_limit)?.unwrap_or(default.memory),
             table_elements: self.table_elements(typed.table_elements, default.table_elements)?,
             resources: count(typed.resources, default.resources),
         };
         Ok(Component {
-            place: place.clone(),
-            source: typed.source.into_inner(),
+            place: self.document.place(Some(typed.source.span())),
             route: typed.route.map(|route| route.into_inner().0),
             spec: ComponentSpec {
                 name,
@@ -559,26 +402,19 @@ impl Resolver<'_> {
         typed: Option<Spanned<Vec<Spanned<file::Parsed<Name>>>>>,
     ) -> Result<Vec<Name>> {
         let Some(typed) = typed else {
-            let name = component
-                .parse()
-                .map_err(|error| place.error(format!("\"{component}\": {error}")))?;
+            let name = component.parse().map_err(|error| place.error(format!("\"{component}\": {error}")))?;
             return Ok(vec![name]);
         };
         let count = typed.get_ref().len();
         if count == 0 || count > MOST_INSTANCES {
-            return Err(self.at(
-                &typed,
-                format!("{count} instances: a component has 1 to {MOST_INSTANCES}"),
-            ));
+            return Err(self.at(&typed, format!("{count} instances: a component has 1 to {MOST_INSTANCES}")));
         }
         let mut names: Vec<Name> = Vec::with_capacity(count);
         for typed in typed.into_inner() {
             let place = self.document.place(Some(typed.span()));
             let name = typed.into_inner().0;
             if names.contains(&name) {
-                return Err(place.error(format!(
-                    "the instance \"{name}\" is there twice; rename one of them"
-                )));
+                return Err(place.error(format!("the instance \"{name}\" is there twice; rename one of them")));
             }
             names.push(name);
         }
@@ -613,10 +449,7 @@ impl Resolver<'_> {
         Ok(environment.into_iter().collect())
     }
 
-    fn config(
-        &self,
-        typed: BTreeMap<Spanned<String>, Spanned<String>>,
-    ) -> Result<Vec<(String, String)>> {
+    fn config(&self, typed: BTreeMap<Spanned<String>, Spanned<String>>) -> Result<Vec<(String, String)>> {
         let pairs = typed.into_iter().map(|(key, value)| {
             if key.get_ref().is_empty() {
                 return Err(self.at(&key, "a config value needs a name; write one before the \"=\""));
@@ -632,11 +465,7 @@ impl Resolver<'_> {
         pairs.collect()
     }
 
-    fn directory(
-        &self,
-        guest: Spanned<String>,
-        host: Spanned<file::Directory>,
-    ) -> Result<Directory> {
+    fn directory(&self, guest: Spanned<String>, host: Spanned<file::Directory>) -> Result<Directory> {
         let valid = guest.get_ref().starts_with('/') && !guest.get_ref().contains('\0');
         if !valid {
             let message = format!(
@@ -647,32 +476,19 @@ impl Resolver<'_> {
         }
         let path = self.directory.join(&host.get_ref().path);
         if path.to_string_lossy().contains(INSTANCE) {
-            return Err(self.at(
-                &host,
-                "\"{instance}\" is only known in the values of environment; name a directory",
-            ));
+            return Err(self.at(&host, "\"{instance}\" is only known in the values of environment; name a directory"));
         }
         match std::fs::metadata(&path) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => {
-                return Err(self.at(
-                    &host,
-                    format!("{} is not a directory; name one", path.display()),
-                ));
+                return Err(self.at(&host, format!("{} is not a directory; name one", path.display())));
             }
             Err(error) => {
-                let message = format!(
-                    "the directory {} can't be opened: {error}; create it",
-                    path.display()
-                );
+                let message = format!("the directory {} can't be opened: {error}; create it", path.display());
                 return Err(self.at(&host, message));
             }
         }
-        Ok(Directory {
-            host: path,
-            guest: guest.into_inner(),
-            writable: host.get_ref().writable,
-        })
+        Ok(Directory { host: path, guest: guest.into_inner(), writable: host.get_ref().writable })
     }
 
     fn memory(&self, typed: Option<Spanned<Size>>) -> Result<Option<usize>> {
@@ -681,19 +497,12 @@ impl Resolver<'_> {
             if MEMORY.contains(&bytes) {
                 return Ok(Some(bytes as usize));
             }
-            Err(self.at(
-                &size,
-                format!("{} is out of range: 64KiB to 4GiB", size.get_ref()),
-            ))
+            Err(self.at(&size, format!("{} is out of range: 64KiB to 4GiB", size.get_ref())))
         })
     }
 
     /// The default is also the most that the engine has room for.
-    fn table_elements(
-        &self,
-        typed: Option<Spanned<crate::value::Count>>,
-        most: usize,
-    ) -> Result<usize> {
+    fn table_elements(&self, typed: Option<Spanned<crate::value::Count>>, most: usize) -> Result<usize> {
         typed.map_or(Ok(most), |count| {
             let elements = count.get_ref().0 as usize;
             if elements <= most {
@@ -705,8 +514,7 @@ impl Resolver<'_> {
 
     fn health(&self, typed: file::HealthCheck) -> Result<HealthCheck> {
         if let Some(path) = &typed.path
-            && (!path.get_ref().starts_with('/')
-                || !path.get_ref().bytes().all(|byte| byte.is_ascii_graphic()))
+            && (!path.get_ref().starts_with('/') || !path.get_ref().bytes().all(|byte| byte.is_ascii_graphic()))
         {
             let message = format!(
                 "\"{}\" is not a path to check: it must begin with \"/\" and have no spaces, like \"/healthz\"",
@@ -719,12 +527,8 @@ impl Resolver<'_> {
             path: typed.path.map(Spanned::into_inner),
             interval: typed.interval.map_or(default.interval, |time| time.0),
             timeout: typed.timeout.map_or(default.timeout, |time| time.0),
-            unhealthy_after: typed
-                .unhealthy_after
-                .map_or(default.unhealthy_after, |count| count.0),
-            healthy_after: typed
-                .healthy_after
-                .map_or(default.healthy_after, |count| count.0),
+            unhealthy_after: typed.unhealthy_after.map_or(default.unhealthy_after, |count| count.0),
+            healthy_after: typed.healthy_after.map_or(default.healthy_after, |count| count.0),
         })
     }
 

@@ -18,16 +18,8 @@ pub(crate) use writer::Guard;
 
 /// Libraries whose own events interest nobody below `warn`, whatever level the host logs at: they would log every
 /// request, or every function they compile.
-const QUIET: [&str; 8] = [
-    "cranelift",
-    "cranelift_codegen",
-    "h2",
-    "hyper",
-    "hyper_util",
-    "reqwest",
-    "rustls",
-    "wasmtime",
-];
+const QUIET: [&str; 8] =
+    ["cranelift", "cranelift_codegen", "h2", "hyper", "hyper_util", "reqwest", "rustls", "wasmtime"];
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -61,11 +53,7 @@ pub(crate) enum LogLevel {
 impl LogFormat {
     /// Text on a terminal, JSON for machines.
     pub(crate) fn fitting() -> Self {
-        if std::io::stderr().is_terminal() {
-            LogFormat::Text
-        } else {
-            LogFormat::Json
-        }
+        if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json }
     }
 }
 
@@ -88,22 +76,14 @@ pub(crate) fn start(format: LogFormat, level: LogLevel) -> Guard {
     let (make_writer, guard) = writer::start(std::io::stderr());
     let level = LevelFilter::from(level);
     let quiet = level.min(LevelFilter::WARN);
-    let filter = Targets::new()
-        .with_default(level)
-        .with_targets(QUIET.map(|library| (library, quiet)));
+    let filter = Targets::new().with_default(level).with_targets(QUIET.map(|library| (library, quiet)));
 
     let layer = tracing_subscriber::fmt::layer().with_writer(make_writer);
     let layer = match format {
-        LogFormat::Json => layer
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
     // Only a second call can fail, and the first one's settings stay.
-    let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
-        .try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     guard
 }

@@ -63,10 +63,7 @@ pub(super) fn start(output: impl Write + Send + 'static) -> (Lines, Guard) {
         .name("log".to_owned())
         .spawn(thread)
         .expect("the first thread of a process can be started");
-    let guard = Guard {
-        queue: queue.clone(),
-        stopped,
-    };
+    let guard = Guard { queue: queue.clone(), stopped };
     (Lines { queue, shared }, guard)
 }
 
@@ -77,10 +74,7 @@ fn write_lines(entries: &Receiver<Entry>, shared: &Shared, mut output: impl Writ
         let _ = output.write_all(&line);
         let dropped = shared.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let _ = writeln!(
-                output,
-                r#"{{"level":"WARN","message":"log lines were dropped","lines":{dropped}}}"#
-            );
+            let _ = writeln!(output, r#"{{"level":"WARN","message":"log lines were dropped","lines":{dropped}}}"#);
         }
     }
     let _ = output.flush();
@@ -95,9 +89,7 @@ impl Drop for Guard {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let _ = self
-            .stopped
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let _ = self.stopped.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -147,10 +139,7 @@ mod tests {
             if let Some(gate) = self.gate.take() {
                 let _ = gate.recv();
             }
-            self.written
-                .lock()
-                .expect("no panics")
-                .extend_from_slice(bytes);
+            self.written.lock().expect("no panics").extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -163,10 +152,7 @@ mod tests {
     fn a_stalled_reader_costs_lines_not_time_and_the_rest_arrives() {
         let (open, gate) = channel();
         let written = Arc::new(Mutex::new(Vec::new()));
-        let (lines, guard) = start(Slow {
-            gate: Some(gate),
-            written: Arc::clone(&written),
-        });
+        let (lines, guard) = start(Slow { gate: Some(gate), written: Arc::clone(&written) });
         let total = LINES * 2;
         for _ in 0..total {
             (&lines).write_all(b"line\n").expect("never fails");
@@ -178,19 +164,13 @@ mod tests {
         let written = String::from_utf8(written.lock().expect("no panics").clone()).expect("text");
         let arrived = written.lines().filter(|line| *line == "line").count();
         assert_eq!(arrived as u64 + dropped, total as u64);
-        assert!(
-            written.contains(&format!("\"lines\":{dropped}")),
-            "{dropped}"
-        );
+        assert!(written.contains(&format!("\"lines\":{dropped}")), "{dropped}");
     }
 
     #[test]
     fn a_flood_of_long_lines_is_bounded_in_bytes() {
         let (open, gate) = channel();
-        let (lines, guard) = start(Slow {
-            gate: Some(gate),
-            written: Arc::default(),
-        });
+        let (lines, guard) = start(Slow { gate: Some(gate), written: Arc::default() });
         let long = vec![b'x'; BYTES / 4];
         for _ in 0..12 {
             (&lines).write_all(&long).expect("never fails");
