@@ -1,1 +1,57 @@
-fn main() {}
+//! `host`: runs WebAssembly HTTP components the way nginx runs sites.
+//!
+//! - [`cli`]: what can be typed. [`manifest`]: what it means.
+//! - [`app`]: puts the pieces together and runs them until a signal.
+//! - [`edge`]: the public address. [`control`]: the internal one.
+//! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
+//! - [`telemetry`]: the log.
+
+mod app;
+mod builtin;
+mod cli;
+mod client;
+mod control;
+mod edge;
+mod join;
+mod manifest;
+mod telemetry;
+mod token;
+mod value;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, exit};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => app::run(&args),
+        Command::Check(args) => cli::check(&args),
+        Command::Status(args) => blocking(cli::status(&args)),
+        Command::Join(args) => {
+            let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
+            blocking(cli::join(args))
+        }
+        Command::Completions(args) => {
+            cli::completions(&args);
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => {
+            let code = error.downcast_ref::<cli::Exit>().map_or(exit::FAILED, |exit| exit.code);
+            eprintln!("error: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Runs a client command.
+fn blocking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

@@ -41,9 +41,10 @@ pub(super) async fn serve(
         async move { Ok::<_, Infallible>(request::answer(&edge, &worker, peer, request).await) }
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let drained = async { draining.wait_for(|draining| *draining).await.is_ok() };
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        _ = draining.wait_for(|draining| *draining) => {
+        _ = drained => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -35,6 +35,14 @@ pub struct ComponentSpec {
     pub health: HealthCheck,
 }
 
+impl ComponentSpec {
+    /// The SHA-256 of the file, in 64 hexadecimal digits: what its revision is named by.
+    pub fn digest(&self) -> String {
+        use sha2::Digest;
+        sha2::Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// A directory of the machine that guests see.
 #[derive(Clone, Debug)]
 pub struct Directory {

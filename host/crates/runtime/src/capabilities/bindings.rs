@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "generated; documented in wit/")]
 
-use super::keyvalue::{Bucket, Cas};
+pub use super::keyvalue::{Bucket, Cas};
 
 wasmtime::component::bindgen!({
     path: "../../../wit",

@@ -147,6 +147,7 @@ const PAGE: usize = 1000;
 const MAX_CURSORS: usize = 1000;
 
 /// A bucket that a guest has opened.
+#[allow(unreachable_pub, reason = "the generated code names it publicly")]
 pub struct Bucket {
     name: store::Bucket,
     /// The last key of each page that was handed out with a number for a cursor. The number is the index.
@@ -154,6 +155,7 @@ pub struct Bucket {
 }
 
 /// A compare-and-swap under way.
+#[allow(unreachable_pub, reason = "the generated code names it publicly")]
 pub struct Cas {
     bucket: store::Bucket,
     key: String,

@@ -1,0 +1,212 @@
+//! `host run`: puts the pieces together, runs them until a signal, and takes them apart.
+//!
+//! The order matters. Whatever can be wrong with the manifest or a component is found before anything listens. The two
+//! lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
+//! connections, answers the internal address and waits for signals, while the workers serve.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use registry::Registry;
+use runtime::Runtime;
+use store::{Limits, MemoryStore, Store};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cli::{Exit, RunArgs, exit};
+use crate::control::{self, ComponentInfo, Control, Readiness, Routed};
+use crate::edge::{self, Edge, Router};
+use crate::join::Joiner;
+use crate::manifest::{self, Environment, Manifest};
+use crate::telemetry;
+
+/// Runs the assembly until it is told to stop.
+///
+/// # Errors
+/// Each carries its exit code, see [`exit`].
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let manifest =
+        manifest::load(args, &Environment::of_process()).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let _log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
+    for note in &manifest.notes {
+        tracing::warn!("{note}");
+    }
+    let cache = prepare(&manifest.run.data_dir).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
+
+    let registry = Registry::new(registry::Config::default());
+    let store: Arc<dyn Store> = match manifest.store {
+        manifest::Store::Memory => Arc::new(MemoryStore::new(Limits::default())),
+    };
+    let config = runtime::Config { workers: manifest.run.workers, cache: Some(cache) };
+    let runtime = Runtime::start(&config, registry.clone(), store)?;
+    let components = load(&runtime, &manifest)?;
+
+    let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    control_plane.block_on(serve(manifest, &runtime, registry, components))
+}
+
+/// Makes the data directory and sees whether it can be written. Returns where compiled components are kept.
+fn prepare(data_dir: &Path) -> anyhow::Result<std::path::PathBuf> {
+    let cache = data_dir.join("cache");
+    let probe = data_dir.join(".writable");
+    fs::create_dir_all(&cache)
+        .and_then(|()| fs::write(&probe, b""))
+        .and_then(|()| fs::remove_file(&probe))
+        .with_context(|| {
+            format!(
+                "the data directory {} can't be written; make it writable or name another one with --data-dir",
+                data_dir.display()
+            )
+        })?;
+    Ok(cache.canonicalize()?)
+}
+
+/// Compiles the components and serves their instances. Returns what `/components` lists.
+fn load(runtime: &Runtime, manifest: &Manifest) -> anyhow::Result<Vec<ComponentInfo>> {
+    let specs = manifest.components.iter().map(|component| component.spec.clone()).collect();
+    runtime.load(specs).map_err(|(name, error)| {
+        let component = manifest.components.iter().find(|component| component.spec.name == name);
+        let message = format!("component \"{name}\" can't be loaded: {error}");
+        match component {
+            Some(component) => Exit::new(exit::USAGE, component.place.error(message)),
+            None => Exit::new(exit::USAGE, message),
+        }
+    })?;
+    let info = manifest.components.iter().map(|component| ComponentInfo {
+        name: component.spec.name.clone(),
+        namespace: component.spec.namespace.to_string(),
+        route: component.route.clone(),
+        instances: component.spec.instances.iter().map(ToString::to_string).collect(),
+        digest: component.spec.digest(),
+    });
+    Ok(info.collect())
+}
+
+/// Listens on both addresses until a signal comes, and then drains.
+async fn serve(
+    manifest: Manifest,
+    runtime: &Runtime,
+    registry: Registry,
+    components: Vec<ComponentInfo>,
+) -> anyhow::Result<()> {
+    // Before anything listens, so that no signal is missed.
+    let signals = signals()?;
+    let public = edge::Listener::bind(manifest.public.listen)
+        .map_err(|error| Exit::new(exit::BIND, cannot_bind("public", manifest.public.listen, &error, "--listen")))?;
+    let internal = TcpListener::bind(manifest.internal.listen).await.map_err(|error| {
+        Exit::new(exit::BIND, cannot_bind("internal", manifest.internal.listen, &error, "--internal-listen"))
+    })?;
+    let (public_address, internal_address) = (public.address(), internal.local_addr()?);
+
+    let readiness = Readiness::new(manifest.components.iter().filter(|component| component.route.is_some()).map(
+        |component| Routed {
+            component: component.spec.name.clone(),
+            namespace: component.spec.namespace.clone(),
+            instances: component.spec.instances.clone(),
+        },
+    ));
+    let control = Control {
+        registry: registry.clone(),
+        readiness: readiness.clone(),
+        token: manifest.internal.token.clone(),
+        public: public_address,
+        internal: internal_address,
+        components,
+    };
+    let (stopping, _) = watch::channel(0);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(control::serve(internal, control, reached(stopping.subscribe(), 1)));
+    if let Some(join) = &manifest.join {
+        for joiner in Joiner::of_manifest(join, &registry)? {
+            let stop = reached(signals.clone(), 1);
+            tasks.spawn(async move {
+                if let Err(refused) = joiner.run(stop).await {
+                    tracing::error!("{refused}");
+                }
+            });
+        }
+    }
+    let edge = Arc::new(edge_of(&manifest));
+    readiness.serving();
+    announce(public_address, internal_address)?;
+
+    let patience = manifest.run.drain_timeout;
+    let drain = async {
+        reached(signals.clone(), 1).await;
+        tracing::info!("draining for at most {patience:?}; a second signal stops at once");
+        readiness.draining();
+    };
+    let drained = async {
+        let cut_off = public.serve(edge, runtime.workers(), drain, patience).await;
+        if cut_off > 0 {
+            tracing::warn!("{cut_off} connections were still open after {patience:?} and are cut off");
+        }
+        // The internal address answers until now, so that the drain can be watched.
+        stopping.send_replace(1);
+        while tasks.join_next().await.is_some() {}
+    };
+    tokio::select! {
+        () = drained => Ok(()),
+        () = reached(signals.clone(), 2) => Err(Exit::new(exit::INTERRUPTED, "stopped at once by a second signal").into()),
+    }
+}
+
+/// What the edge is to do.
+fn edge_of(manifest: &Manifest) -> Edge {
+    let public = &manifest.public;
+    let routes = manifest.components.iter().filter_map(|component| {
+        Some((component.route.as_deref()?, component.spec.namespace.as_str()))
+    });
+    Edge {
+        router: Router::new(routes),
+        limits: edge::Limits {
+            connections: public.max_connections,
+            head_timeout: public.header_timeout,
+            head_bytes: public.max_header_bytes,
+            headers: public.max_headers,
+            body_idle: public.body_idle_timeout,
+            body_bytes: public.max_body,
+        },
+        trusted_proxies: public.trusted_proxies.clone(),
+    }
+}
+
+/// Tells whoever started the process that both addresses answer.
+fn announce(public: SocketAddr, internal: SocketAddr) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "public   http://{public}\ninternal http://{internal}")
+        .and_then(|()| stdout.flush())
+        .context("the addresses can't be written to stdout")
+}
+
+fn cannot_bind(which: &str, address: SocketAddr, error: &std::io::Error, flag: &str) -> String {
+    format!("the {which} address {address} can't be bound: {error}; choose another one with {flag}")
+}
+
+/// Counts the signals that ask the process to stop.
+fn signals() -> anyhow::Result<watch::Receiver<u32>> {
+    let (count, counted) = watch::channel(0);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(counted)
+}
+
+/// Resolves when so many were counted, or when nobody counts any more.
+async fn reached(mut counted: watch::Receiver<u32>, goal: u32) {
+    let _ = counted.wait_for(|count| *count >= goal).await;
+}
