@@ -42,26 +42,16 @@ pub(crate) fn problem(error: &ErrorCode) -> Problem {
         | ErrorCode::ConnectionReadTimeout
         | ErrorCode::ConnectionWriteTimeout
         | ErrorCode::DnsTimeout
-        | ErrorCode::HttpResponseTimeout => Problem::new(
-            Code::DeadlineExceeded,
-            "the instance did not answer in time; try again",
-        ),
-        ErrorCode::HttpRequestBodySize(_) => Problem::new(
-            Code::BodyTooLarge,
-            "the body is longer than its limit, or than its content-length",
-        ),
-        ErrorCode::LoopDetected => Problem::new(
-            Code::LoopDetected,
-            "the request went through too many components",
-        ),
-        ErrorCode::ConnectionLimitReached => Problem::new(
-            Code::Overloaded,
-            "too many connections to the instance are open; try again",
-        )
-        .retry_after(1),
-        _ => Problem::new(
-            Code::InstanceUnreachable,
-            "the instance can't be reached; try again",
-        ),
+        | ErrorCode::HttpResponseTimeout => {
+            Problem::new(Code::DeadlineExceeded, "the instance did not answer in time; try again")
+        }
+        ErrorCode::HttpRequestBodySize(_) => {
+            Problem::new(Code::BodyTooLarge, "the body is longer than its limit, or than its content-length")
+        }
+        ErrorCode::LoopDetected => Problem::new(Code::LoopDetected, "the request went through too many components"),
+        ErrorCode::ConnectionLimitReached => {
+            Problem::new(Code::Overloaded, "too many connections to the instance are open; try again").retry_after(1)
+        }
+        _ => Problem::new(Code::InstanceUnreachable, "the instance can't be reached; try again"),
     }
 }

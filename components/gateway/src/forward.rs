@@ -7,18 +7,16 @@
 //!   the host's.
 //! - One instance, with a name (standalone). The guest retries where that is safe, and reports what it learns.
 //!
-//! Bodies are handed on as streams in both cases, with their trailers; none is ever read here.
+//! Bodies are handed on as streams in both cases, with their trailers; none is ever held here.
 
 use std::time::Duration;
 
 use http::Method;
 use problem::{Code, Problem};
 use wasip3::http::client;
-use wasip3::http::types::{
-    ErrorCode, Fields, Headers, Request, RequestOptions, Response, Scheme, Trailers,
-};
+use wasip3::http::types::{ErrorCode, Fields, Headers, Request, RequestOptions, Response, Scheme, Trailers};
 use wasip3::wit_bindgen::{FutureReader, StreamReader, StreamResult};
-use wasip3::wit_future;
+use wasip3::{spawn_local, wit_future, wit_stream};
 
 use crate::bindings::hostler::assembly::registry::{self, Endpoint, LookupError, Outcome};
 use crate::failure::{self, Reach};
@@ -30,6 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a standalone gateway waits for the head of an answer.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much of a body is read at once, where it has to be.
+const CHUNK: usize = 64 * 1024;
 
 /// The header that names the instance an answer came from.
 const SERVED_BY: &str = "x-served-by";
@@ -44,11 +45,7 @@ thread_local! {
 ///
 /// # Errors
 /// There is no instance to send it to, or none could be reached.
-pub(crate) async fn forward(
-    request: Request,
-    method: &Method,
-    to: &Forward<'_>,
-) -> Result<Response, Problem> {
+pub(crate) async fn forward(request: Request, method: &Method, to: &Forward<'_>) -> Result<Response, Problem> {
     let endpoint = registry::lookup(to.namespace).map_err(|error| nowhere(&error, to))?;
     match endpoint.name {
         None => pass_on(request, &endpoint.authority, to).await,
@@ -59,10 +56,9 @@ pub(crate) async fn forward(
 fn nowhere(error: &LookupError, to: &Forward<'_>) -> Problem {
     let namespace = to.namespace;
     match error {
-        LookupError::UnknownNamespace if to.unknown == Code::UnknownNamespace => Problem::new(
-            Code::UnknownNamespace,
-            format!("nothing has registered in namespace {namespace:?}"),
-        ),
+        LookupError::UnknownNamespace if to.unknown == Code::UnknownNamespace => {
+            Problem::new(Code::UnknownNamespace, format!("nothing has registered in namespace {namespace:?}"))
+        }
         LookupError::UnknownNamespace => no_instance(namespace, 1),
         LookupError::NoInstanceAvailable(seconds) => no_instance(namespace, *seconds),
     }
@@ -82,38 +78,27 @@ async fn pass_on(request: Request, authority: &str, to: &Forward<'_>) -> Result<
             let target = request.get_path_with_query();
             let (contents, trailers) = consume(request);
             let (request, _sent) = Request::new(headers, Some(contents), trailers, None);
-            request
-                .set_method(&method)
-                .map_err(|()| invalid("method"))?;
-            request
-                .set_path_with_query(target.as_deref())
-                .map_err(|()| invalid("path"))?;
+            request.set_method(&method).map_err(|()| invalid("method"))?;
+            request.set_path_with_query(target.as_deref()).map_err(|()| invalid("path"))?;
             request
         }
     };
     address(&request, authority, to)?;
-    client::send(request)
-        .await
-        .map_err(|error| failure::problem(&error))
+    client::send(request).await.map_err(|error| failure::problem(&error))
 }
 
 /// Sends the request to one instance after the other, as far as that is safe and the registry allows.
-async fn attempt(
-    request: Request,
-    method: &Method,
-    first: Endpoint,
-    to: &Forward<'_>,
-) -> Result<Response, Problem> {
+async fn attempt(request: Request, method: &Method, first: Endpoint, to: &Forward<'_>) -> Result<Response, Problem> {
     let headers = withhold(&request, to).unwrap_or_else(|| request.get_headers());
     let wasi_method = request.get_method();
     let target = request.get_path_with_query();
-    let (mut contents, trailers) = consume(request);
-    let repeatable = is_empty(&headers, &mut contents).await;
-    let mut body = if repeatable {
-        None
-    } else {
-        Some((contents, trailers))
+    let (contents, trailers) = consume(request);
+    let idempotent = to.method.as_ref().unwrap_or(method).is_idempotent();
+    let mut body = match examine(idempotent, &headers, contents).await {
+        Contents::None => None,
+        Contents::Some(contents) => Some((contents, trailers)),
     };
+    let repeatable = body.is_none();
 
     let mut endpoint = first;
     let mut tried = Vec::new();
@@ -123,12 +108,8 @@ async fn attempt(
             None => (None, wit_future::new(|| Ok(None)).1),
         };
         let (outgoing, _sent) = Request::new(headers.clone(), contents, trailers, Some(options()));
-        outgoing
-            .set_method(&wasi_method)
-            .map_err(|()| invalid("method"))?;
-        outgoing
-            .set_path_with_query(target.as_deref())
-            .map_err(|()| invalid("path"))?;
+        outgoing.set_method(&wasi_method).map_err(|()| invalid("method"))?;
+        outgoing.set_path_with_query(target.as_deref()).map_err(|()| invalid("path"))?;
         address(&outgoing, &endpoint.authority, to)?;
         let sent = client::send(outgoing).await;
 
@@ -141,20 +122,18 @@ async fn attempt(
             Err(error) => error,
         };
         let reach = failure::reach(&error);
-        if reach != Reach::Reached {
+        // With a body, a broken connection may be the client's doing: it stopped sending, or sent more than the instance
+        // wanted. Nobody may take an instance out of service that way.
+        if reach == Reach::Nowhere || (reach == Reach::Broken && repeatable) {
             registry::report(to.namespace, &name, Outcome::Unreachable);
         }
         tried.push(name);
-        let safe = repeatable
-            && match reach {
-                Reach::Nowhere => true,
-                Reach::Broken => to.method.as_ref().unwrap_or(method).is_idempotent(),
-                Reach::Reached => false,
-            };
-        endpoint = match safe
-            .then(|| registry::retry(to.namespace, &tried))
-            .flatten()
-        {
+        let safe = match reach {
+            Reach::Nowhere => repeatable,
+            Reach::Broken => repeatable && idempotent,
+            Reach::Reached => false,
+        };
+        endpoint = match safe.then(|| registry::retry(to.namespace, &tried)).flatten() {
             Some(next) => next,
             None => return Err(failure::problem(&error)),
         };
@@ -186,49 +165,72 @@ fn withhold(request: &Request, to: &Forward<'_>) -> Option<Fields> {
 }
 
 fn address(request: &Request, authority: &str, to: &Forward<'_>) -> Result<(), Problem> {
-    request
-        .set_scheme(Some(&Scheme::Http))
-        .map_err(|()| invalid("scheme"))?;
-    request
-        .set_authority(Some(authority))
-        .map_err(|()| invalid("authority"))?;
+    request.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
+    request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
     if let Some(method) = &to.method {
-        request
-            .set_method(&method.clone().into())
-            .map_err(|()| invalid("method"))?;
+        request.set_method(&method.clone().into()).map_err(|()| invalid("method"))?;
     }
     if let Some(target) = &to.target {
-        request
-            .set_path_with_query(Some(target))
-            .map_err(|()| invalid("path"))?;
+        request.set_path_with_query(Some(target)).map_err(|()| invalid("path"))?;
     }
     Ok(())
 }
 
 fn invalid(part: &str) -> Problem {
-    Problem::new(
-        Code::InvalidRequest,
-        format!("the request's {part} is not valid"),
-    )
+    Problem::new(Code::InvalidRequest, format!("the request's {part} is not valid"))
 }
 
-fn consume(
-    request: Request,
-) -> (
-    StreamReader<u8>,
-    FutureReader<Result<Option<Trailers>, ErrorCode>>,
-) {
+fn consume(request: Request) -> (StreamReader<u8>, FutureReader<Result<Option<Trailers>, ErrorCode>>) {
     let (_accepted, accepted_reader) = wit_future::new(|| Ok(()));
     Request::consume_body(request, accepted_reader)
 }
 
-/// Whether the request has no body, so that it can be sent again. Takes no byte of one.
-async fn is_empty(headers: &Headers, contents: &mut StreamReader<u8>) -> bool {
-    match headers.get("content-length").as_slice() {
-        // Reading nothing tells an ended stream from one that has or will have something to read.
-        [] => contents.read(Vec::new()).await.0 == StreamResult::Dropped,
-        lengths => lengths.iter().all(|length| length == b"0"),
+/// What is known of a request's body before it is sent.
+enum Contents {
+    /// There is none, so the request can be sent again.
+    None,
+    /// There is one, or there may be one.
+    Some(StreamReader<u8>),
+}
+
+/// Finds out whether there is a body, where that decides on a second attempt: if the method is idempotent, and nothing
+/// in the head tells.
+async fn examine(idempotent: bool, headers: &Headers, mut contents: StreamReader<u8>) -> Contents {
+    let lengths = headers.get("content-length");
+    if !lengths.is_empty() {
+        let empty = lengths.iter().all(|length| length == b"0");
+        return if empty { Contents::None } else { Contents::Some(contents) };
     }
+    if !idempotent {
+        return Contents::Some(contents);
+    }
+    // A read of no bytes would tell as well, but wasmtime 48 then loses what it has buffered.
+    let (result, first) = contents.read(Vec::with_capacity(CHUNK)).await;
+    if first.is_empty() && result == StreamResult::Dropped {
+        return Contents::None;
+    }
+    Contents::Some(resume(first, contents))
+}
+
+/// A stream of `first` and then what is left of `rest`. Holds one chunk at a time.
+fn resume(first: Vec<u8>, mut rest: StreamReader<u8>) -> StreamReader<u8> {
+    let (mut writer, reader) = wit_stream::new();
+    spawn_local(async move {
+        let mut chunk = first;
+        loop {
+            chunk = writer.write_all(chunk).await;
+            if !chunk.is_empty() {
+                // The instance doesn't want more.
+                return;
+            }
+            let result;
+            (result, chunk) = rest.read(chunk).await;
+            if chunk.is_empty() && result == StreamResult::Dropped {
+                return;
+            }
+        }
+    });
+    reader
 }
 
 fn options() -> RequestOptions {
@@ -257,8 +259,6 @@ fn label(response: Response, name: &str) -> Response {
     let (_accepted, accepted_reader) = wit_future::new(|| Ok(()));
     let (contents, trailers) = Response::consume_body(response, accepted_reader);
     let (response, _sent) = Response::new(headers, Some(contents), trailers);
-    response
-        .set_status_code(status)
-        .expect("a status that came in is valid");
+    response.set_status_code(status).expect("a status that came in is valid");
     response
 }

@@ -22,18 +22,13 @@ wasip3::http::service::export!(Gateway);
 impl wasip3::exports::http::handler::Guest for Gateway {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let target = request.get_path_with_query().unwrap_or_default();
-        Ok(answer(request, &target)
-            .await
-            .unwrap_or_else(|problem| guest::refuse(&problem)))
+        Ok(answer(request, &target).await.unwrap_or_else(|problem| guest::refuse(&problem)))
     }
 }
 
 async fn answer(request: Request, target: &str) -> Result<Response, Problem> {
     if is_protected(target) && !KEYS.with(|keys| keys.admit(&request.get_headers().get(API_KEY))) {
-        return Err(Problem::new(
-            Code::InvalidApiKey,
-            "send a valid key in the header x-api-key",
-        ));
+        return Err(Problem::new(Code::InvalidApiKey, "send a valid key in the header x-api-key"));
     }
     let method = method(request.get_method())?;
     match route(&method, target)? {
@@ -48,9 +43,7 @@ async fn answer(request: Request, target: &str) -> Result<Response, Problem> {
 }
 
 fn method(method: WasiMethod) -> Result<Method, Problem> {
-    method
-        .try_into()
-        .map_err(|_| Problem::new(Code::InvalidRequest, "the method is not a valid token"))
+    method.try_into().map_err(|_| Problem::new(Code::InvalidRequest, "the method is not a valid token"))
 }
 
 impl From<registry::Instance> for status::Instance {
@@ -59,19 +52,7 @@ impl From<registry::Instance> for status::Instance {
             registry::State::Available => status::State::Available,
             registry::State::Unavailable => status::State::Unavailable,
         };
-        let registry::Instance {
-            namespace,
-            name,
-            address,
-            last_seen_ms,
-            ..
-        } = instance;
-        Self {
-            namespace,
-            name,
-            state,
-            address,
-            last_seen_ms,
-        }
+        let registry::Instance { namespace, name, address, last_seen_ms, .. } = instance;
+        Self { namespace, name, state, address, last_seen_ms }
     }
 }

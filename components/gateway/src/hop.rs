@@ -33,10 +33,7 @@ mod tests {
     #[test]
     fn reads_connection_headers() {
         let values = [b"close, X-Secret".to_vec(), b" ,te,\xff".to_vec()];
-        assert_eq!(
-            named_by_connection(&values).collect::<Vec<_>>(),
-            ["close", "x-secret", "te"]
-        );
+        assert_eq!(named_by_connection(&values).collect::<Vec<_>>(), ["close", "x-secret", "te"]);
         assert_eq!(named_by_connection(&[]).count(), 0);
     }
 }

@@ -14,15 +14,8 @@ impl Keys {
     /// 64 hexadecimal digits. Space around entries, and empty entries, are ignored.
     #[must_use]
     pub fn parse(list: &str) -> Self {
-        let entries = list
-            .split(',')
-            .map(str::trim)
-            .filter(|entry| !entry.is_empty());
-        Keys(
-            entries
-                .map(|entry| from_hex(entry).unwrap_or_else(|| Sha256::digest(entry).into()))
-                .collect(),
-        )
+        let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        Keys(entries.map(|entry| from_hex(entry).unwrap_or_else(|| Sha256::digest(entry).into())).collect())
     }
 
     /// Whether `presented`, the values of a request's `x-api-key` headers, is exactly one of the keys. Takes the same
@@ -31,10 +24,7 @@ impl Keys {
     pub fn admit(&self, presented: &[Vec<u8>]) -> bool {
         let [presented] = presented else { return false };
         let presented: Digest = Sha256::digest(presented).into();
-        self.0
-            .iter()
-            .fold(Choice::from(0), |found, key| found | key.ct_eq(&presented))
-            .into()
+        self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&presented)).into()
     }
 }
 

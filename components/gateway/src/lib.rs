@@ -18,13 +18,7 @@ mod handler;
 
 /// Bindings to our interface `registry`.
 #[cfg(target_family = "wasm")]
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unsafe_code,
-    unused_qualifications,
-    clippy::all
-)]
+#[allow(missing_docs, unreachable_pub, unsafe_code, unused_qualifications, clippy::all)]
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit", world: "gateway" });
 }

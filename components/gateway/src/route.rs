@@ -38,21 +38,12 @@ pub struct Forward<'a> {
 
 impl<'a> Forward<'a> {
     fn to_storage(method: Option<Method>, target: Option<Cow<'a, str>>) -> Self {
-        Forward {
-            namespace: STORAGE,
-            method,
-            target,
-            unknown: Code::NoInstanceAvailable,
-            withhold: false,
-        }
+        Forward { namespace: STORAGE, method, target, unknown: Code::NoInstanceAvailable, withhold: false }
     }
 
     /// The same, without the API key.
     fn without_key(self) -> Self {
-        Forward {
-            withhold: true,
-            ..self
-        }
+        Forward { withhold: true, ..self }
     }
 }
 
@@ -115,10 +106,7 @@ pub fn route<'a>(method: &Method, target: &'a str) -> Result<Route<'a>, Problem>
 
 fn status(query: Option<&str>) -> Result<Route<'_>, Problem> {
     let namespace = query::parameter(query, "namespace").map_err(|error| {
-        Problem::new(
-            Code::InvalidRequest,
-            format!("the parameter \"namespace\" can't be decoded: {error}"),
-        )
+        Problem::new(Code::InvalidRequest, format!("the parameter \"namespace\" can't be decoded: {error}"))
     })?;
     Ok(Route::Status(match namespace {
         None => Some(STORAGE.into()),
@@ -129,39 +117,20 @@ fn status(query: Option<&str>) -> Result<Route<'_>, Problem> {
 
 /// `/v1/values/{key}`. The key is the rest of the path, so a slash in it may be written as it is or as `%2F`.
 fn value<'a>(method: &Method, key: &'a str) -> Result<Forward<'a>, Problem> {
-    allow(
-        method,
-        &[Method::GET, Method::HEAD, Method::DELETE],
-        "GET, HEAD, DELETE",
-    )?;
-    let path = if *method == Method::DELETE {
-        "/kv/delete"
-    } else {
-        "/kv/get"
-    };
+    allow(method, &[Method::GET, Method::HEAD, Method::DELETE], "GET, HEAD, DELETE")?;
+    let path = if *method == Method::DELETE { "/kv/delete" } else { "/kv/get" };
     let target = format!("{path}?key={}", segment_to_value(key));
     Ok(Forward::to_storage(None, Some(target.into())).without_key())
 }
 
 /// `/services/{namespace}/{path…}`: everything after the namespace goes there, and the query with it.
 fn service<'a>(rest: &'a str, query: Option<&'a str>) -> Result<Forward<'a>, Problem> {
-    let (namespace, path) = rest
-        .find('/')
-        .map_or((rest, "/"), |slash| rest.split_at(slash));
+    let (namespace, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     if namespace.is_empty() {
-        return Err(Problem::new(
-            Code::NotFound,
-            "name a namespace: /services/NAMESPACE/PATH",
-        ));
+        return Err(Problem::new(Code::NotFound, "name a namespace: /services/NAMESPACE/PATH"));
     }
     let target = Some(with_query(path, query));
-    Ok(Forward {
-        namespace,
-        method: None,
-        target,
-        unknown: Code::UnknownNamespace,
-        withhold: true,
-    })
+    Ok(Forward { namespace, method: None, target, unknown: Code::UnknownNamespace, withhold: true })
 }
 
 fn with_query<'a>(path: &'a str, query: Option<&str>) -> Cow<'a, str> {
@@ -176,11 +145,7 @@ fn allow_reading(method: &Method) -> Result<(), Problem> {
 }
 
 fn allow(method: &Method, allowed: &[Method], names: &'static str) -> Result<(), Problem> {
-    if allowed.contains(method) {
-        Ok(())
-    } else {
-        Err(Problem::method_not_allowed(names))
-    }
+    if allowed.contains(method) { Ok(()) } else { Err(Problem::method_not_allowed(names)) }
 }
 
 #[cfg(test)]
@@ -189,19 +154,14 @@ mod tests {
 
     fn forwarded(method: &Method, target: &str) -> (String, Option<Method>, Option<String>) {
         match route(method, target) {
-            Ok(Route::Forward(forward)) => (
-                forward.namespace.to_owned(),
-                forward.method,
-                forward.target.map(Cow::into_owned),
-            ),
+            Ok(Route::Forward(forward)) => {
+                (forward.namespace.to_owned(), forward.method, forward.target.map(Cow::into_owned))
+            }
             other => panic!("{target} is not forwarded but {other:?}"),
         }
     }
 
-    fn storage(
-        method: Option<Method>,
-        target: Option<&str>,
-    ) -> (String, Option<Method>, Option<String>) {
+    fn storage(method: Option<Method>, target: Option<&str>) -> (String, Option<Method>, Option<String>) {
         (STORAGE.to_owned(), method, target.map(str::to_owned))
     }
 
@@ -209,30 +169,12 @@ mod tests {
     fn the_storage_paths() {
         assert_eq!(forwarded(&Method::GET, "/data"), storage(None, None));
         assert_eq!(forwarded(&Method::HEAD, "/data?x=1"), storage(None, None));
-        assert_eq!(
-            forwarded(&Method::POST, "/api/set?x"),
-            storage(None, Some("/kv/set"))
-        );
-        assert_eq!(
-            forwarded(&Method::GET, "/api/get?key=a+b"),
-            storage(None, Some("/kv/get?key=a+b"))
-        );
-        assert_eq!(
-            forwarded(&Method::GET, "/api/get"),
-            storage(None, Some("/kv/get"))
-        );
-        assert_eq!(
-            forwarded(&Method::DELETE, "/api/delete?key=a"),
-            storage(None, Some("/kv/delete?key=a"))
-        );
-        assert_eq!(
-            forwarded(&Method::PUT, "/v1/values"),
-            storage(Some(Method::POST), Some("/kv/set"))
-        );
-        assert_eq!(
-            forwarded(&Method::GET, "/v1/values/a%20b"),
-            storage(None, Some("/kv/get?key=a%20b"))
-        );
+        assert_eq!(forwarded(&Method::POST, "/api/set?x"), storage(None, Some("/kv/set")));
+        assert_eq!(forwarded(&Method::GET, "/api/get?key=a+b"), storage(None, Some("/kv/get?key=a+b")));
+        assert_eq!(forwarded(&Method::GET, "/api/get"), storage(None, Some("/kv/get")));
+        assert_eq!(forwarded(&Method::DELETE, "/api/delete?key=a"), storage(None, Some("/kv/delete?key=a")));
+        assert_eq!(forwarded(&Method::PUT, "/v1/values"), storage(Some(Method::POST), Some("/kv/set")));
+        assert_eq!(forwarded(&Method::GET, "/v1/values/a%20b"), storage(None, Some("/kv/get?key=a%20b")));
         assert_eq!(
             forwarded(&Method::DELETE, "/v1/values/a+b/c&d=e?ignored"),
             storage(None, Some("/kv/delete?key=a%2Bb/c%26d=e"))
@@ -241,53 +183,23 @@ mod tests {
 
     #[test]
     fn the_services() {
-        let to =
-            |namespace: &str, target: &str| (namespace.to_owned(), None, Some(target.to_owned()));
-        assert_eq!(
-            forwarded(&Method::PATCH, "/services/echo/a/b?c=d"),
-            to("echo", "/a/b?c=d")
-        );
+        let to = |namespace: &str, target: &str| (namespace.to_owned(), None, Some(target.to_owned()));
+        assert_eq!(forwarded(&Method::PATCH, "/services/echo/a/b?c=d"), to("echo", "/a/b?c=d"));
         assert_eq!(forwarded(&Method::GET, "/services/echo"), to("echo", "/"));
-        assert_eq!(
-            forwarded(&Method::GET, "/services/echo?x"),
-            to("echo", "/?x")
-        );
-        assert_eq!(
-            forwarded(&Method::GET, "/services/echo//x"),
-            to("echo", "//x")
-        );
+        assert_eq!(forwarded(&Method::GET, "/services/echo?x"), to("echo", "/?x"));
+        assert_eq!(forwarded(&Method::GET, "/services/echo//x"), to("echo", "//x"));
         for nameless in ["/services", "/services/", "/services//x"] {
-            assert_eq!(
-                route(&Method::GET, nameless)
-                    .expect_err("no namespace")
-                    .code,
-                Code::NotFound,
-                "{nameless}"
-            );
+            assert_eq!(route(&Method::GET, nameless).expect_err("no namespace").code, Code::NotFound, "{nameless}");
         }
     }
 
     #[test]
     fn the_gateway_itself() {
         assert_eq!(route(&Method::GET, "/health?x"), Ok(Route::Health));
-        assert_eq!(
-            route(&Method::HEAD, "/status"),
-            Ok(Route::Status(Some("storage".into())))
-        );
-        assert_eq!(
-            route(&Method::GET, "/status?namespace=a%62"),
-            Ok(Route::Status(Some("ab".into())))
-        );
-        assert_eq!(
-            route(&Method::GET, "/status?namespace=*"),
-            Ok(Route::Status(None))
-        );
-        assert_eq!(
-            route(&Method::GET, "/status?namespace=%")
-                .expect_err("bad")
-                .code,
-            Code::InvalidRequest
-        );
+        assert_eq!(route(&Method::HEAD, "/status"), Ok(Route::Status(Some("storage".into()))));
+        assert_eq!(route(&Method::GET, "/status?namespace=a%62"), Ok(Route::Status(Some("ab".into()))));
+        assert_eq!(route(&Method::GET, "/status?namespace=*"), Ok(Route::Status(None)));
+        assert_eq!(route(&Method::GET, "/status?namespace=%").expect_err("bad").code, Code::InvalidRequest);
     }
 
     #[test]
@@ -303,47 +215,20 @@ mod tests {
             (Method::PUT, "/v1/values/k", "GET, HEAD, DELETE"),
         ] {
             let problem = route(&method, target).expect_err("not allowed");
-            assert_eq!(
-                (problem.code, problem.allow),
-                (Code::MethodNotAllowed, Some(allow)),
-                "{method} {target}"
-            );
+            assert_eq!((problem.code, problem.allow), (Code::MethodNotAllowed, Some(allow)), "{method} {target}");
         }
     }
 
     #[test]
     fn everything_else_is_not_found() {
-        for target in [
-            "/",
-            "",
-            "*",
-            "/metrics",
-            "/data/",
-            "/api",
-            "/api/",
-            "/v1",
-            "/v1/other",
-            "/Data",
-            "/%64ata",
-        ] {
-            assert_eq!(
-                route(&Method::GET, target),
-                Err(Problem::not_found()),
-                "{target}"
-            );
+        for target in ["/", "", "*", "/metrics", "/data/", "/api", "/api/", "/v1", "/v1/other", "/Data", "/%64ata"] {
+            assert_eq!(route(&Method::GET, target), Err(Problem::not_found()), "{target}");
         }
     }
 
     #[test]
     fn the_protected_paths() {
-        for target in [
-            "/v1",
-            "/v1/",
-            "/v1?x",
-            "/v1/values",
-            "/v1/values/k?x",
-            "/v1/nothing",
-        ] {
+        for target in ["/v1", "/v1/", "/v1?x", "/v1/values", "/v1/values/k?x", "/v1/nothing"] {
             assert!(is_protected(target), "{target}");
         }
         for target in ["/", "/v10", "/data?/v1/", "/services/v1/"] {

@@ -36,15 +36,8 @@ pub fn document(instances: &[Instance]) -> Vec<u8> {
         total: usize,
         instances: &'a [Instance],
     }
-    let available = instances
-        .iter()
-        .filter(|instance| instance.state == State::Available)
-        .count();
-    let status = Status {
-        available,
-        total: instances.len(),
-        instances,
-    };
+    let available = instances.iter().filter(|instance| instance.state == State::Available).count();
+    let status = Status { available, total: instances.len(), instances };
     serde_json::to_vec(&status).expect("structs of strings and numbers are always JSON")
 }
 
@@ -67,10 +60,7 @@ mod tests {
         };
         assert_eq!(text(&[]), r#"{"available":0,"total":0,"instances":[]}"#);
         assert_eq!(
-            text(&[
-                instance("a", State::Available),
-                instance("b", State::Unavailable)
-            ]),
+            text(&[instance("a", State::Available), instance("b", State::Unavailable)]),
             concat!(
                 r#"{"available":1,"total":2,"instances":["#,
                 r#"{"namespace":"storage","name":"a","state":"available","address":"in-process","last_seen_ms":7},"#,

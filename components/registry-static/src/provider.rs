@@ -11,9 +11,7 @@ use wasip3::http::types::{ErrorCode, Fields, Request, Scheme};
 use wasip3::random::random::get_random_u64;
 use wasip3::wit_future;
 
-use crate::bindings::exports::hostler::assembly::registry::{
-    Endpoint, Guest, Instance, LookupError, Outcome, State,
-};
+use crate::bindings::exports::hostler::assembly::registry::{Endpoint, Guest, Instance, LookupError, Outcome, State};
 use crate::fleet::{Fleet, Nobody, authority};
 
 /// How long a probe of an instance's health may take.
@@ -38,19 +36,14 @@ mod exported {
 
 impl Guest for Provider {
     fn lookup(namespace: String) -> Result<Endpoint, LookupError> {
-        FLEET
-            .with(|fleet| fleet.lookup(&namespace, Instant::now()))
-            .map(endpoint)
-            .map_err(|nobody| match nobody {
-                Nobody::UnknownNamespace => LookupError::UnknownNamespace,
-                Nobody::NoneAvailable(seconds) => LookupError::NoInstanceAvailable(seconds),
-            })
+        FLEET.with(|fleet| fleet.lookup(&namespace, Instant::now())).map(endpoint).map_err(|nobody| match nobody {
+            Nobody::UnknownNamespace => LookupError::UnknownNamespace,
+            Nobody::NoneAvailable(seconds) => LookupError::NoInstanceAvailable(seconds),
+        })
     }
 
     fn retry(namespace: String, tried: Vec<String>) -> Option<Endpoint> {
-        FLEET
-            .with(|fleet| fleet.retry(&namespace, &tried, Instant::now()))
-            .map(endpoint)
+        FLEET.with(|fleet| fleet.retry(&namespace, &tried, Instant::now())).map(endpoint)
     }
 
     fn report(namespace: String, name: String, outcome: Outcome) {
@@ -63,16 +56,10 @@ impl Guest for Provider {
         let passed = join_all(members.iter().map(|member| probe(authority(member)))).await;
         let now = Instant::now();
         FLEET.with(|fleet| {
-            for (member, passed) in members.iter().zip(&passed) {
-                fleet.checked(member, *passed, now);
+            for (member, passed) in members.iter().zip(passed) {
+                fleet.checked(member, passed, now);
             }
-            let listed = fleet.instances(namespace.as_deref(), now);
-            // What was just seen is shown, even if it takes several failures in a row to be left out.
-            listed
-                .into_iter()
-                .zip(passed)
-                .map(|(info, passed)| instance(info, passed))
-                .collect()
+            fleet.instances(namespace.as_deref(), now).into_iter().map(instance).collect()
         })
     }
 }
@@ -85,21 +72,14 @@ fn fleet() -> Fleet {
 }
 
 fn endpoint(member: Arc<Member>) -> Endpoint {
-    Endpoint {
-        name: Some(member.name().to_string()),
-        authority: authority(&member).to_owned(),
-    }
+    Endpoint { name: Some(member.name().to_string()), authority: authority(&member).to_owned() }
 }
 
-fn instance(info: InstanceInfo, passed: bool) -> Instance {
+fn instance(info: InstanceInfo) -> Instance {
     Instance {
         namespace: info.namespace.to_string(),
         name: info.name.to_string(),
-        state: if passed {
-            State::Available
-        } else {
-            State::Unavailable
-        },
+        state: if info.available { State::Available } else { State::Unavailable },
         address: info.location.to_string(),
         last_seen_ms: u64::try_from(info.last_seen.as_millis()).unwrap_or(u64::MAX),
     }
@@ -118,14 +98,8 @@ async fn probe(authority: &str) -> bool {
 async fn ask(authority: &str) -> Result<u16, ErrorCode> {
     let (_trailers, trailers_reader) = wit_future::new(|| Ok(None));
     let (request, _sent) = Request::new(Fields::new(), None, trailers_reader, None);
-    request
-        .set_scheme(Some(&Scheme::Http))
-        .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
-    request
-        .set_authority(Some(authority))
-        .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
-    request
-        .set_path_with_query(Some(PROBE_PATH))
-        .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    request.set_scheme(Some(&Scheme::Http)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    request.set_authority(Some(authority)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    request.set_path_with_query(Some(PROBE_PATH)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
     Ok(client::send(request).await?.get_status_code())
 }

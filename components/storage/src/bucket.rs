@@ -47,9 +47,7 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         StoreError(match error {
             Error::NoSuchStore => "store_unavailable: the host has no default bucket".to_owned(),
-            Error::AccessDenied => {
-                "store_unavailable: the host denies access to the default bucket".to_owned()
-            }
+            Error::AccessDenied => "store_unavailable: the host denies access to the default bucket".to_owned(),
             Error::Other(text) => text,
         })
     }

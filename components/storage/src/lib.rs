@@ -17,13 +17,7 @@ mod wasi_0_3;
 
 /// Bindings to `wasi:keyvalue`, which has no crate of its own.
 #[cfg(target_family = "wasm")]
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unsafe_code,
-    unused_qualifications,
-    clippy::all
-)]
+#[allow(missing_docs, unreachable_pub, unsafe_code, unused_qualifications, clippy::all)]
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit", world: "storage", generate_all });
 }

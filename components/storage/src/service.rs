@@ -69,11 +69,7 @@ impl From<StoreError> for Problem {
                 Problem::new(code, detail)
             }
             // In whose words it failed is for the log of the host, which wrote them.
-            None => Problem::new(
-                Code::StoreUnavailable,
-                "the key-value store failed; try again",
-            )
-            .retry_after(1),
+            None => Problem::new(Code::StoreUnavailable, "the key-value store failed; try again").retry_after(1),
         }
     }
 }
@@ -93,11 +89,7 @@ pub fn route(method: Method, target: &str) -> Result<Call<'_>, Problem> {
         "/kv/delete" => (Call::Delete(query), method == Method::Delete, "DELETE"),
         _ => return Err(Problem::not_found()),
     };
-    if allowed {
-        Ok(call)
-    } else {
-        Err(Problem::method_not_allowed(methods))
-    }
+    if allowed { Ok(call) } else { Err(Problem::method_not_allowed(methods)) }
 }
 
 /// The body of `/data`.
@@ -108,10 +100,7 @@ pub fn data(name: &str) -> Vec<u8> {
         storage: &'a str,
         data: [u32; 3],
     }
-    json(&Data {
-        storage: name,
-        data: DATA,
-    })
+    json(&Data { storage: name, data: DATA })
 }
 
 /// The body of the health paths.
@@ -122,28 +111,62 @@ pub fn health(name: &str) -> Vec<u8> {
         status: &'a str,
         name: &'a str,
     }
-    json(&Health {
-        status: "available",
-        name,
-    })
+    json(&Health { status: "available", name })
 }
 
-/// Checks a `set`'s head before its body is read. Returns how long the body will be, if the head says.
-///
-/// # Errors
-/// `unsupported_media_type`, `body_too_large`.
-pub fn check_set(
-    content_type: Option<&[u8]>,
-    content_length: Option<&[u8]>,
-) -> Result<Option<usize>, Problem> {
-    kv::check_content_type(content_type)?;
-    let length = content_length
-        .and_then(|length| std::str::from_utf8(length).ok())
-        .and_then(|length| length.parse().ok());
-    if length.is_some_and(|length| length > kv::MAX_SET_BODY) {
-        return Err(kv::body_too_large());
+/// How much of a refused body is read all the same. An answer before the end of a body makes servers reset the
+/// connection, and then a proxy in between may never see the answer.
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
+
+/// The body of a `set` on its way in. Holds at most [`kv::MAX_SET_BODY`] bytes; of a refused one, nothing.
+#[derive(Debug)]
+pub struct Upload {
+    body: Vec<u8>,
+    received: usize,
+    refusal: Option<Problem>,
+}
+
+impl Upload {
+    /// Begins with what the head says.
+    #[must_use]
+    pub fn new(content_type: Option<&[u8]>, content_length: Option<&[u8]>) -> Self {
+        let length = content_length
+            .and_then(|length| std::str::from_utf8(length).ok())
+            .and_then(|length| length.parse::<usize>().ok())
+            .unwrap_or_default();
+        let refusal = match kv::check_content_type(content_type) {
+            Ok(()) if length > kv::MAX_SET_BODY => Some(kv::body_too_large()),
+            checked => checked.err(),
+        };
+        let body = if refusal.is_none() { Vec::with_capacity(length) } else { Vec::new() };
+        Upload { body, received: 0, refusal }
     }
-    Ok(length)
+
+    /// Takes the next piece. False if no more is wanted.
+    pub fn push(&mut self, piece: &[u8]) -> bool {
+        self.received = self.received.saturating_add(piece.len());
+        if self.refusal.is_some() {
+            return self.received <= MAX_DRAINED;
+        }
+        if self.received > kv::MAX_SET_BODY {
+            self.refusal = Some(kv::body_too_large());
+            self.body = Vec::new();
+        } else {
+            self.body.extend_from_slice(piece);
+        }
+        true
+    }
+
+    /// The body.
+    ///
+    /// # Errors
+    /// `unsupported_media_type`, `body_too_large`.
+    pub fn finish(self) -> Result<Vec<u8>, Problem> {
+        match self.refusal {
+            None => Ok(self.body),
+            Some(problem) => Err(problem),
+        }
+    }
 }
 
 /// Stores the entry in `body`. Answers once the store has acknowledged it.
@@ -169,8 +192,7 @@ pub fn get(values: &impl Values, query: Option<&str>) -> Result<Vec<u8>, Problem
     let key = kv::key_from_query(query)?;
     let value = values.get(&key)?.ok_or_else(|| no_such_key(&key))?;
     let value = std::str::from_utf8(&value).map_err(|_| {
-        let detail =
-            "the value is not UTF-8; it was stored by other means, and can be read the same way";
+        let detail = "the value is not UTF-8; it was stored by other means, and can be read the same way";
         Problem::new(Code::ValueNotText, detail)
     })?;
     Ok(json(&Found { key: &key, value }))
@@ -182,11 +204,7 @@ pub fn get(values: &impl Values, query: Option<&str>) -> Result<Vec<u8>, Problem
 /// Those of [`kv::key_from_query`], `key_not_found`, and the store's.
 pub fn delete(values: &impl Values, query: Option<&str>) -> Result<Vec<u8>, Problem> {
     let key = kv::key_from_query(query)?;
-    if values.delete(&key)? {
-        Ok(done(&key, "deleted"))
-    } else {
-        Err(no_such_key(&key))
-    }
+    if values.delete(&key)? { Ok(done(&key, "deleted")) } else { Err(no_such_key(&key)) }
 }
 
 fn no_such_key(key: &str) -> Problem {
@@ -240,17 +258,10 @@ mod tests {
         assert_eq!(route(Method::Get, "/data?x=1"), Ok(Call::Data));
         assert_eq!(route(Method::Head, "/health_check"), Ok(Call::Health));
         assert_eq!(route(Method::Post, "/kv/set"), Ok(Call::Set));
-        assert_eq!(
-            route(Method::Get, "/kv/get?key=a"),
-            Ok(Call::Get(Some("key=a")))
-        );
+        assert_eq!(route(Method::Get, "/kv/get?key=a"), Ok(Call::Get(Some("key=a"))));
         assert_eq!(route(Method::Delete, "/kv/delete"), Ok(Call::Delete(None)));
         for path in ["/", "", "/data/", "/kv", "/kv/set/x", "//data"] {
-            assert_eq!(
-                route(Method::Get, path),
-                Err(Problem::not_found()),
-                "{path}"
-            );
+            assert_eq!(route(Method::Get, path), Err(Problem::not_found()), "{path}");
         }
         for (method, path, allow) in [
             (Method::Post, "/data", "GET, HEAD"),
@@ -259,24 +270,14 @@ mod tests {
             (Method::Head, "/kv/delete", "DELETE"),
             (Method::Other, "/healthz", "GET, HEAD"),
         ] {
-            assert_eq!(
-                route(method, path).expect_err("not allowed").allow,
-                Some(allow),
-                "{path}"
-            );
+            assert_eq!(route(method, path).expect_err("not allowed").allow, Some(allow), "{path}");
         }
     }
 
     #[test]
     fn fixed_answers() {
-        assert_eq!(
-            text(data("storage-1")),
-            r#"{"storage":"storage-1","data":[1,2,3]}"#
-        );
-        assert_eq!(
-            text(health("a\"b")),
-            r#"{"status":"available","name":"a\"b"}"#
-        );
+        assert_eq!(text(data("storage-1")), r#"{"storage":"storage-1","data":[1,2,3]}"#);
+        assert_eq!(text(health("a\"b")), r#"{"status":"available","name":"a\"b"}"#);
     }
 
     #[test]
@@ -286,68 +287,56 @@ mod tests {
         let query = format!("key={}", query::encode(key));
         let body = serde_json::json!({ "key": key, "value": "line\nNUL\0" }).to_string();
         let stored = set(&values, body.as_bytes()).expect("a good entry is stored");
-        assert_eq!(
-            text(stored),
-            "{\"key\":\"a/b c\u{1f600}\",\"status\":\"stored\"}"
-        );
+        assert_eq!(text(stored), "{\"key\":\"a/b c\u{1f600}\",\"status\":\"stored\"}");
         let found = get(&values, Some(&query)).expect("it is there");
-        assert_eq!(
-            text(found),
-            "{\"key\":\"a/b c\u{1f600}\",\"value\":\"line\\nNUL\\u0000\"}"
-        );
+        assert_eq!(text(found), "{\"key\":\"a/b c\u{1f600}\",\"value\":\"line\\nNUL\\u0000\"}");
         let deleted = delete(&values, Some(&query)).expect("it is there");
-        assert_eq!(
-            text(deleted),
-            "{\"key\":\"a/b c\u{1f600}\",\"status\":\"deleted\"}"
-        );
-        assert_eq!(
-            get(&values, Some(&query)).expect_err("it is gone").code,
-            Code::KeyNotFound
-        );
-        assert_eq!(
-            delete(&values, Some(&query)).expect_err("it is gone").code,
-            Code::KeyNotFound
-        );
+        assert_eq!(text(deleted), "{\"key\":\"a/b c\u{1f600}\",\"status\":\"deleted\"}");
+        assert_eq!(get(&values, Some(&query)).expect_err("it is gone").code, Code::KeyNotFound);
+        assert_eq!(delete(&values, Some(&query)).expect_err("it is gone").code, Code::KeyNotFound);
     }
 
     #[test]
     fn a_value_that_is_not_text_says_so() {
         let values = Memory::default();
         values.set("k", b"\xff").expect("memory takes any bytes");
-        assert_eq!(
-            get(&values, Some("key=k")).expect_err("not text").code,
-            Code::ValueNotText
-        );
+        assert_eq!(get(&values, Some("key=k")).expect_err("not text").code, Code::ValueNotText);
     }
 
     #[test]
     fn a_store_error_becomes_the_problem_it_names() {
         let full = Problem::from(StoreError("store_full: 1 GiB is used".to_owned()));
-        assert_eq!(
-            (full.code, full.detail.as_ref()),
-            (Code::StoreFull, "1 GiB is used")
-        );
+        assert_eq!((full.code, full.detail.as_ref()), (Code::StoreFull, "1 GiB is used"));
         let unknown = Problem::from(StoreError("/var/lib/secret: permission denied".to_owned()));
         assert_eq!(unknown.code, Code::StoreUnavailable);
         assert!(!unknown.detail.contains("secret"));
     }
 
     #[test]
-    fn a_set_is_refused_by_its_head() {
-        assert_eq!(check_set(None, None), Ok(None));
-        assert_eq!(
-            check_set(Some(b"application/json"), Some(b"12")),
-            Ok(Some(12))
-        );
-        assert_eq!(
-            check_set(Some(b"text/plain"), None).expect_err("text").code,
-            Code::UnsupportedMediaType
-        );
-        assert_eq!(
-            check_set(None, Some(b"99999999"))
-                .expect_err("too long")
-                .code,
-            Code::BodyTooLarge
-        );
+    fn an_upload_is_kept_up_to_the_limit() {
+        let mut upload = Upload::new(Some(b"application/json"), Some(b"5"));
+        assert!(upload.push(b"ab") && upload.push(b"cde"));
+        assert_eq!(upload.finish(), Ok(b"abcde".to_vec()));
+
+        let mut upload = Upload::new(None, None);
+        let piece = vec![b' '; kv::MAX_SET_BODY];
+        assert!(upload.push(&piece));
+        assert!(upload.push(b" "), "one more is too many, but it is drained");
+        assert!(upload.body.is_empty());
+        assert_eq!(upload.finish().expect_err("too long").code, Code::BodyTooLarge);
+    }
+
+    #[test]
+    fn a_refused_upload_is_drained_up_to_a_limit() {
+        for (content_type, length, code) in [
+            (Some(b"text/plain".as_slice()), None, Code::UnsupportedMediaType),
+            (None, Some(b"99999999".as_slice()), Code::BodyTooLarge),
+        ] {
+            let mut upload = Upload::new(content_type, length);
+            let piece = vec![b' '; 1024 * 1024];
+            let drained = (0..100).take_while(|_| upload.push(&piece)).count();
+            assert_eq!(drained, 16);
+            assert_eq!(upload.finish().expect_err("refused").code, code);
+        }
     }
 }

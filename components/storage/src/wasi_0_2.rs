@@ -2,13 +2,13 @@
 
 use problem::{Code, Problem, kv};
 use wasip2::http::types::{
-    ErrorCode, Fields, IncomingRequest, Method as WasiMethod, OutgoingBody, OutgoingResponse,
-    ResponseOutparam, http_error_code,
+    ErrorCode, Fields, IncomingRequest, Method as WasiMethod, OutgoingBody, OutgoingResponse, ResponseOutparam,
+    http_error_code,
 };
 use wasip2::io::streams::{OutputStream, StreamError};
 
 use crate::bucket::DefaultBucket;
-use crate::service::{self, Call, Method};
+use crate::service::{self, Call, Method, Upload};
 
 /// How many bytes of a body are read at once.
 const CHUNK: u64 = 64 * 1024;
@@ -52,10 +52,7 @@ impl Guest {
                 ("x-served-by", &name),
             ])
         };
-        let prepare = |body: Vec<u8>| Prepared {
-            headers: headers(&body),
-            body,
-        };
+        let prepare = |body: Vec<u8>| Prepared { headers: headers(&body), body };
         Guest {
             bucket: DefaultBucket::default(),
             data: prepare(service::data(&name)),
@@ -77,9 +74,7 @@ impl Guest {
         match answer {
             Ok(body) => {
                 let headers = self.json.clone();
-                headers
-                    .append("content-length", body.len().to_string().as_bytes())
-                    .expect("a number is a valid value");
+                headers.append("content-length", body.len().to_string().as_bytes()).expect("a number is a valid value");
                 send(out, 200, headers, &body);
             }
             Err(problem) => refuse(out, &problem),
@@ -103,24 +98,18 @@ fn method(method: &WasiMethod) -> Method {
     }
 }
 
-/// Reads the body of a `set`, if its head is right.
+/// Reads the body of a `set`.
 fn read(request: IncomingRequest) -> Result<Vec<u8>, Problem> {
     let headers = request.headers();
     let content_type = headers.get("content-type");
     let content_length = headers.get("content-length");
-    let expected = service::check_set(
-        content_type.first().map(Vec::as_slice),
-        content_length.first().map(Vec::as_slice),
-    )?;
-    let body = request
-        .consume()
-        .expect("nothing has consumed the body yet");
+    let mut upload = Upload::new(content_type.first().map(Vec::as_slice), content_length.first().map(Vec::as_slice));
+    let body = request.consume().expect("nothing has consumed the body yet");
     let stream = body.stream().expect("nothing has taken the stream yet");
-    let mut bytes = Vec::with_capacity(expected.unwrap_or_default());
     loop {
         match stream.blocking_read(CHUNK) {
-            Ok(chunk) => bytes.extend_from_slice(&chunk),
-            Err(StreamError::Closed) => return Ok(bytes),
+            Ok(piece) if upload.push(&piece) => {}
+            Ok(_) | Err(StreamError::Closed) => return upload.finish(),
             Err(StreamError::LastOperationFailed(error)) => {
                 return Err(match http_error_code(&error) {
                     Some(ErrorCode::HttpRequestBodySize(_)) => kv::body_too_large(),
@@ -128,22 +117,14 @@ fn read(request: IncomingRequest) -> Result<Vec<u8>, Problem> {
                 });
             }
         }
-        if bytes.len() > kv::MAX_SET_BODY {
-            return Err(kv::body_too_large());
-        }
     }
 }
 
 fn refuse(out: ResponseOutparam, problem: &Problem) {
     let body = problem.body();
-    let mut headers: Vec<_> = problem
-        .headers()
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-        .collect();
-    headers.push((
-        "content-length".to_owned(),
-        body.len().to_string().into_bytes(),
-    ));
+    let mut headers: Vec<_> =
+        problem.headers().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    headers.push(("content-length".to_owned(), body.len().to_string().into_bytes()));
     let headers = Fields::from_list(&headers).expect("no host forbids the headers of a problem");
     send(out, problem.status(), headers, &body);
 }
@@ -153,15 +134,11 @@ fn refuse(out: ResponseOutparam, problem: &Problem) {
 fn send(out: ResponseOutparam, status: u16, headers: Fields, body: &[u8]) {
     let response = OutgoingResponse::new(headers);
     if status != 200 {
-        response
-            .set_status_code(status)
-            .expect("the statuses of the problem table are valid");
+        response.set_status_code(status).expect("the statuses of the problem table are valid");
     }
     let outgoing = response.body().expect("nothing has taken the body yet");
     let stream = outgoing.write().expect("nothing has taken the stream yet");
-    let at_once = stream
-        .check_write()
-        .is_ok_and(|budget| body.len() as u64 <= budget);
+    let at_once = stream.check_write().is_ok_and(|budget| body.len() as u64 <= budget);
     // From here on, errors mean that the client has gone; there is nobody to tell.
     if at_once {
         let _ = stream.write(body);
@@ -194,9 +171,6 @@ fn write_all(stream: &OutputStream, mut bytes: &[u8]) -> Result<(), StreamError>
 }
 
 fn fields(entries: &[(&str, &str)]) -> Fields {
-    let entries: Vec<_> = entries
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
-        .collect();
+    let entries: Vec<_> = entries.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
     Fields::from_list(&entries).expect("STORAGE_NAME must be a valid header value")
 }

@@ -2,9 +2,14 @@
 
 use problem::{Code, Problem, kv};
 use wasip3::http::types::{ErrorCode, Fields, Method as WasiMethod, Request, Response};
+use wasip3::wit_bindgen::StreamResult;
+use wasip3::wit_future;
 
 use crate::bucket::DefaultBucket;
-use crate::service::{self, Call, Method};
+use crate::service::{self, Call, Method, Upload};
+
+/// How many bytes of a body are read at once, at most.
+const CHUNK: usize = 64 * 1024;
 
 /// What stays the same for the guest's life.
 struct Guest {
@@ -47,9 +52,7 @@ impl wasip3::exports::http::handler::Guest for Storage {
         Ok(match answer {
             Ok(body) => {
                 let headers = GUEST.with(|guest| guest.json.clone());
-                headers
-                    .append("content-length", body.len().to_string().as_bytes())
-                    .expect("a number is a valid value");
+                headers.append("content-length", body.len().to_string().as_bytes()).expect("a number is a valid value");
                 guest::respond(200, headers, body)
             }
             Err(problem) => guest::refuse(&problem),
@@ -67,10 +70,7 @@ impl Guest {
                 ("x-served-by", &name),
             ])
         };
-        let prepare = |body: Vec<u8>| Prepared {
-            headers: headers(&body),
-            body,
-        };
+        let prepare = |body: Vec<u8>| Prepared { headers: headers(&body), body };
         Guest {
             bucket: DefaultBucket::default(),
             data: prepare(service::data(&name)),
@@ -96,30 +96,36 @@ fn method(method: &WasiMethod) -> Method {
     }
 }
 
-/// Reads the body of a `set`, if its head is right.
+/// Reads the body of a `set`.
 async fn read(request: Request) -> Result<Vec<u8>, Problem> {
     let headers = request.get_headers();
     let content_type = headers.get("content-type");
     let content_length = headers.get("content-length");
-    let expected = service::check_set(
-        content_type.first().map(Vec::as_slice),
-        content_length.first().map(Vec::as_slice),
-    )?;
-    guest::read_body(request, expected.unwrap_or_default(), kv::MAX_SET_BODY)
-        .await
-        .map_err(|error| match error {
-            guest::ReadError::TooLarge
-            | guest::ReadError::Broken(ErrorCode::HttpRequestBodySize(_)) => kv::body_too_large(),
-            guest::ReadError::Broken(_) => {
-                Problem::new(Code::InvalidRequest, "the body broke off before its end")
-            }
-        })
+    let mut upload = Upload::new(content_type.first().map(Vec::as_slice), content_length.first().map(Vec::as_slice));
+    let (_accepted, accepted_reader) = wit_future::new(|| Ok(()));
+    let (mut contents, trailers) = Request::consume_body(request, accepted_reader);
+    let mut piece = Vec::with_capacity(CHUNK);
+    loop {
+        let result;
+        (result, piece) = contents.read(piece).await;
+        if !upload.push(&piece) {
+            return upload.finish();
+        }
+        piece.clear();
+        if result == StreamResult::Dropped {
+            break;
+        }
+    }
+    drop(contents);
+    // Only this tells a body that ended from one that broke off.
+    match trailers.await {
+        Ok(_) => upload.finish(),
+        Err(ErrorCode::HttpRequestBodySize(_)) => Err(kv::body_too_large()),
+        Err(_) => Err(Problem::new(Code::InvalidRequest, "the body broke off before its end")),
+    }
 }
 
 fn fields(entries: &[(&str, &str)]) -> Fields {
-    let entries: Vec<_> = entries
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
-        .collect();
+    let entries: Vec<_> = entries.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
     Fields::from_list(&entries).expect("STORAGE_NAME must be a valid header value")
 }

@@ -1,0 +1,77 @@
+//! Uses every function of `wasi:keyvalue@0.2.0-draft`. For tests only.
+//!
+//! `GET /?bucket=B` (default: the default bucket) does each operation once and answers with a JSON object of what they
+//! returned: an error is `{"error": text}`. It leaves the keys `d1`, `d2` and `d3`.
+
+#![cfg(target_family = "wasm")]
+#![allow(dead_code, reason = "wstd's macro leaves a `main` that only a binary needs")]
+
+use bindings::wasi::keyvalue::{atomics, batch, store};
+use serde_json::{Value, json};
+use wstd::http::{Body, Error, Request, Response};
+
+/// Bindings to the interfaces under test.
+#[allow(missing_docs, unreachable_pub, unsafe_code, unused_qualifications, clippy::all)]
+mod bindings {
+    wit_bindgen::generate!({
+        path: ["../../../wit/deps/wasi-keyvalue-0.2.0-draft", "wit"],
+        world: "test:kv-draft/kv-draft",
+        generate_all,
+    });
+}
+
+#[wstd::http_server]
+async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
+    let query = request.uri().query().unwrap_or_default();
+    let report = exercise(query.strip_prefix("bucket=").unwrap_or_default()).unwrap_or_else(failed);
+    Ok(Response::new(report.to_string().into()))
+}
+
+fn exercise(name: &str) -> Result<Value, store::Error> {
+    let bucket = store::open(name)?;
+    for key in ["d1", "d2", "d3", "n"] {
+        bucket.delete(key)?;
+    }
+    let absent = bucket.get("d1")?;
+    bucket.set("d1", b"one")?;
+    batch::set_many(&bucket, &[("d2".to_owned(), b"two".to_vec()), ("gone".to_owned(), b"x".to_vec())])?;
+    batch::delete_many(&bucket, &["gone".to_owned(), "never-was".to_owned()])?;
+    bucket.set("d3", b"\xff\0")?;
+    let many = batch::get_many(&bucket, &["d2".to_owned(), "gone".to_owned(), "d1".to_owned()])?;
+    let incremented = atomics::increment(&bucket, "n", 5)?;
+    let again = atomics::increment(&bucket, "n", 2)?;
+    bucket.delete("n")?;
+    let mut keys = Vec::new();
+    let mut cursor = None;
+    let mut pages = 0;
+    loop {
+        let page = bucket.list_keys(cursor)?;
+        pages += 1;
+        keys.extend(page.keys);
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    keys.sort();
+    Ok(json!({
+        "absent": absent,
+        "get": bucket.get("d1")?,
+        "bytes": bucket.get("d3")?,
+        "exists": [bucket.exists("d1")?, bucket.exists("gone")?],
+        "get-many": many,
+        "increment": [incremented, again],
+        "not-a-number": atomics::increment(&bucket, "d1", 1).map_or_else(failed, |sum| json!(sum)),
+        "empty-key": bucket.set("", b"x").map_or_else(failed, |()| json!(null)),
+        "keys": keys,
+        "pages": pages,
+    }))
+}
+
+fn failed(error: store::Error) -> Value {
+    json!({ "error": match error {
+        store::Error::NoSuchStore => "no-such-store".to_owned(),
+        store::Error::AccessDenied => "access-denied".to_owned(),
+        store::Error::Other(text) => text,
+    } })
+}

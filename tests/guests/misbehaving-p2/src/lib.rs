@@ -1,0 +1,112 @@
+//! The misbehaving guest for WASI 0.2. For tests only; what it does is in the crate `misbehaving`.
+
+#![cfg(target_family = "wasm")]
+
+use misbehaving::{Deed, act, chunk, spin};
+use wasip2::clocks::monotonic_clock::subscribe_duration;
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    ErrorCode, Fields, IncomingRequest, IncomingResponse, OutgoingBody, OutgoingRequest, OutgoingResponse,
+    ResponseOutparam, Scheme,
+};
+use wasip2::io::streams::StreamError;
+
+struct Misbehaving;
+
+wasip2::http::proxy::export!(Misbehaving);
+
+impl wasip2::exports::http::incoming_handler::Guest for Misbehaving {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        match act(&request.path_with_query().unwrap_or_default()) {
+            Deed::Answer(status, text) => answer(out, status, text.as_bytes()),
+            Deed::Block | Deed::BlockSync => loop {
+                sleep(u64::MAX / 2_000_000);
+            },
+            Deed::Stream { chunks, delay_ms } => stream(out, chunks, delay_ms),
+            Deed::Slow(ms) => {
+                sleep(ms);
+                answer(out, 200, b"ok");
+            }
+            Deed::Outbound(url) => match get(&url) {
+                Ok((status, body)) => answer(out, status, &body),
+                Err(error) => answer(out, 502, error.as_bytes()),
+            },
+            Deed::PostReturnLoop => {
+                answer(out, 200, b"ok");
+                spin();
+            }
+        }
+    }
+}
+
+fn sleep(ms: u64) {
+    subscribe_duration(ms * 1_000_000).block();
+}
+
+fn answer(out: ResponseOutparam, status: u16, body: &[u8]) {
+    let response = OutgoingResponse::new(Fields::new());
+    response.set_status_code(status).expect("the status is valid");
+    let outgoing = response.body().expect("the body was not taken yet");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = outgoing.write().expect("the stream was not taken yet");
+    for piece in body.chunks(4096) {
+        if stream.blocking_write_and_flush(piece).is_err() {
+            return;
+        }
+    }
+    drop(stream);
+    let _ = OutgoingBody::finish(outgoing, None);
+}
+
+fn stream(out: ResponseOutparam, chunks: u64, delay_ms: u64) {
+    let response = OutgoingResponse::new(Fields::new());
+    let outgoing = response.body().expect("the body was not taken yet");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = outgoing.write().expect("the stream was not taken yet");
+    for n in 0..chunks {
+        if n > 0 && delay_ms > 0 {
+            sleep(delay_ms);
+        }
+        if stream.blocking_write_and_flush(&chunk(n)).is_err() {
+            return;
+        }
+    }
+    drop(stream);
+    let _ = OutgoingBody::finish(outgoing, None);
+}
+
+/// The status and body of a GET, or the text of what went wrong.
+fn get(url: &str) -> Result<(u16, Vec<u8>), String> {
+    let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    let scheme = match scheme {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        other => Scheme::Other(other.to_owned()),
+    };
+    let request = OutgoingRequest::new(Fields::new());
+    request.set_scheme(Some(&scheme)).map_err(|()| "the scheme is not valid")?;
+    request.set_authority(Some(authority)).map_err(|()| "the authority is not valid")?;
+    request.set_path_with_query(Some(path)).map_err(|()| "the path is not valid")?;
+    let future = outgoing_handler::handle(request, None).map_err(|error| text(&error))?;
+    future.subscribe().block();
+    let response = future.get().expect("it is ready").expect("it was not taken yet").map_err(|error| text(&error))?;
+    Ok((response.status(), body(&response)?))
+}
+
+fn body(response: &IncomingResponse) -> Result<Vec<u8>, String> {
+    let body = response.consume().expect("the body was not taken yet");
+    let stream = body.stream().expect("the stream was not taken yet");
+    let mut bytes = Vec::new();
+    loop {
+        match stream.blocking_read(64 * 1024) {
+            Ok(chunk) => bytes.extend(chunk),
+            Err(StreamError::Closed) => return Ok(bytes),
+            Err(StreamError::LastOperationFailed(error)) => return Err(error.to_debug_string()),
+        }
+    }
+}
+
+fn text(error: &ErrorCode) -> String {
+    format!("{error:?}")
+}
