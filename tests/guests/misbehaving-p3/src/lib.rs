@@ -21,7 +21,10 @@ impl wasip3::exports::http::handler::Guest for Misbehaving {
         drop(request);
         Ok(match deed {
             Deed::Answer(status, text) => answer(status, text),
-            Deed::Block => std::future::pending().await,
+            // Without anything to wait for, the bindings would panic.
+            Deed::Block => loop {
+                wait_for(u64::MAX / 2).await;
+            },
             // The standard library still sleeps by WASI 0.2, in one call that blocks the guest.
             Deed::BlockSync => loop {
                 std::thread::sleep(Duration::from_secs(1 << 20));
