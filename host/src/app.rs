@@ -31,8 +31,7 @@ use crate::telemetry;
 /// # Errors
 /// Each carries its exit code, see [`exit`].
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let manifest =
-        manifest::load(args, &Environment::of_process()).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let manifest = manifest::load(args, &Environment::of_process()).map_err(|error| Exit::new(exit::USAGE, error))?;
     let _log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
     for note in &manifest.notes {
         tracing::warn!("{note}");
@@ -104,13 +103,14 @@ async fn serve(
     })?;
     let (public_address, internal_address) = (public.address(), internal.local_addr()?);
 
-    let readiness = Readiness::new(manifest.components.iter().filter(|component| component.route.is_some()).map(
-        |component| Routed {
-            component: component.spec.name.clone(),
-            namespace: component.spec.namespace.clone(),
-            instances: component.spec.instances.clone(),
-        },
-    ));
+    let readiness =
+        Readiness::new(manifest.components.iter().filter(|component| component.route.is_some()).map(|component| {
+            Routed {
+                component: component.spec.name.clone(),
+                namespace: component.spec.namespace.clone(),
+                instances: component.spec.instances.clone(),
+            }
+        }));
     let control = Control {
         registry: registry.clone(),
         readiness: readiness.clone(),
@@ -160,9 +160,10 @@ async fn serve(
 /// What the edge is to do.
 fn edge_of(manifest: &Manifest) -> Edge {
     let public = &manifest.public;
-    let routes = manifest.components.iter().filter_map(|component| {
-        Some((component.route.as_deref()?, component.spec.namespace.as_str()))
-    });
+    let routes = manifest
+        .components
+        .iter()
+        .filter_map(|component| Some((component.route.as_deref()?, component.spec.namespace.as_str())));
     Edge {
         router: Router::new(routes),
         limits: edge::Limits {

@@ -62,8 +62,12 @@ mod tests {
         expected.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
-    const SPOOFED: [(&str, &str); 4] =
-        [("host", "a.example"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "b")];
+    const SPOOFED: [(&str, &str); 4] = [
+        ("host", "a.example"),
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "b"),
+    ];
 
     #[test]
     fn a_stranger_is_not_believed() {
@@ -75,8 +79,11 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_is_believed() {
-        let expected =
-            pairs(&[("x-forwarded-for", "1.1.1.1, 10.1.2.3"), ("x-forwarded-host", "b"), ("x-forwarded-proto", "https")]);
+        let expected = pairs(&[
+            ("x-forwarded-for", "1.1.1.1, 10.1.2.3"),
+            ("x-forwarded-host", "b"),
+            ("x-forwarded-proto", "https"),
+        ]);
         assert_eq!(forwarded(&["10.0.0.0/8"], &SPOOFED), expected);
     }
 }

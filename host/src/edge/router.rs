@@ -27,9 +27,8 @@ impl Router {
         if !path.starts_with('/') {
             return None;
         }
-        let matches = |route: &str| {
-            path.strip_prefix(route).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let matches =
+            |route: &str| path.strip_prefix(route).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.routes.iter().find(|(route, _)| matches(route)).map(|(_, target)| target)
     }
 }

@@ -10,7 +10,7 @@ use wasm_encoder::{
 };
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::{Component, InstancePre, Linker, ResourceType};
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -171,9 +171,8 @@ fn report(
 ) -> Report {
     let ty = component.component_type();
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    let provided = Provided { engine, linker };
-    let imports: Vec<Import> =
-        ty.imports(engine).map(|(name, item)| provided.look_up(name, &item.ty)).collect();
+    let mut provided = Provided { engine, linker, resources: Vec::new() };
+    let imports: Vec<Import> = ty.imports(engine).map(|(name, item)| provided.look_up(name, &item.ty)).collect();
     let exports_handler = |handler: &str| exports.iter().any(|export| export.starts_with(handler));
     let world = if exports_handler("wasi:http/handler@0.3.") {
         Some(World::Wasi03)
@@ -191,6 +190,8 @@ fn report(
 struct Provided<'a> {
     engine: &'a Engine,
     linker: &'a Linker<GuestState>,
+    /// Those that were looked up: an interface that uses one of another interface has it under a name of its own.
+    resources: Vec<ResourceType>,
 }
 
 /// An item of an interface that can be probed for.
@@ -201,7 +202,7 @@ enum Item {
 }
 
 impl Provided<'_> {
-    fn look_up(&self, name: &str, item: &ComponentItem) -> Import {
+    fn look_up(&mut self, name: &str, item: &ComponentItem) -> Import {
         let missing = match item {
             ComponentItem::ComponentInstance(instance) => {
                 let items: Vec<Item> = instance
@@ -209,7 +210,10 @@ impl Provided<'_> {
                     .filter_map(|(name, item)| match item.ty {
                         // Methods come with their resource.
                         ComponentItem::ComponentFunc(_) if !name.starts_with('[') => Some(Item::Function(name.into())),
-                        ComponentItem::Resource(_) => Some(Item::Resource(name.into())),
+                        ComponentItem::Resource(resource) if !self.resources.contains(&resource) => {
+                            self.resources.push(resource);
+                            Some(Item::Resource(name.into()))
+                        }
                         _ => None,
                     })
                     .collect();
@@ -237,9 +241,9 @@ impl Provided<'_> {
             });
         }
         let (package, version) = interface.split_once('@').unwrap_or((interface, ""));
-        let near = VERSIONS.iter().find(|near| {
-            **near != version && items.iter().all(|item| self.has(&format!("{package}@{near}"), item))
-        });
+        let near = VERSIONS
+            .iter()
+            .find(|near| **near != version && items.iter().all(|item| self.has(&format!("{package}@{near}"), item)));
         let provides = near.map(|near| match near.strip_suffix(".0") {
             Some(series) => format!("{series}.x"),
             None => (*near).to_owned(),

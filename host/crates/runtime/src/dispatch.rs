@@ -116,9 +116,9 @@ impl Worker {
     fn choose(&self, target: &Target) -> Result<(Arc<Group>, Arc<Member>), Problem> {
         let (Target::Namespace(namespace) | Target::Instance { namespace, .. }) = target;
         let snapshot = self.registry().snapshot();
-        let group = snapshot.namespace(namespace).ok_or_else(|| {
-            Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}"))
-        })?;
+        let group = snapshot
+            .namespace(namespace)
+            .ok_or_else(|| Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}")))?;
         let member = match target {
             Target::Namespace(_) => group.pick(),
             Target::Instance { name, .. } => group.find(name),
@@ -143,7 +143,9 @@ impl Worker {
                 let deadline = begun + REMOTE_TIMEOUT;
                 let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
                 let mut answer = sent.await.map_err(|error| remote_failed(member, error))?;
-                if !answer.headers().contains_key(SERVED_BY) && let Ok(name) = HeaderValue::from_str(member.name().as_str()) {
+                if !answer.headers().contains_key(SERVED_BY)
+                    && let Ok(name) = HeaderValue::from_str(member.name().as_str())
+                {
                     answer.headers_mut().insert(SERVED_BY, name);
                 }
                 Ok(answer)

@@ -199,9 +199,8 @@ async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>,
     // Whether the event loop ran since this was last cleared.
     let running = AtomicBool::new(false);
 
-    let mut event_loop = pin!(
-        store.run_concurrent(async |accessor| take_calls(accessor, proxy, guest, pool, &yielded, &running).await)
-    );
+    let mut event_loop =
+        pin!(store.run_concurrent(async |accessor| take_calls(accessor, proxy, guest, pool, &yielded, &running).await));
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         guest.task.register(cx.waker());
@@ -250,10 +249,9 @@ async fn take_calls(
     let limits = pool.template().limits();
     let (entry, at_once) = match proxy {
         Proxy::P2(proxy) => (entry_of(proxy.wasi_http_incoming_handler().func_handle().func()), 1),
-        Proxy::P3(proxy) => (
-            entry_of(proxy.wasi_http_handler().func_handle().func()),
-            limits.max_instance_concurrent_reuse_count,
-        ),
+        Proxy::P3(proxy) => {
+            (entry_of(proxy.wasi_http_handler().func_handle().func()), limits.max_instance_concurrent_reuse_count)
+        }
     };
     let mut taken = 0;
     let mut calls = FuturesUnordered::new();

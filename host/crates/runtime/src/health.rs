@@ -52,7 +52,8 @@ async fn passes(pool: &Arc<Pool>, check: &HealthCheck) -> Option<bool> {
         Ok(answer) => {
             let status = answer.status();
             // The rest of the answer is read, so that the guest isn't given up on.
-            let drained = tokio::time::timeout(check.timeout, http_body_util::BodyExt::collect(answer.into_body())).await;
+            let drained =
+                tokio::time::timeout(check.timeout, http_body_util::BodyExt::collect(answer.into_body())).await;
             let complete = matches!(drained, Ok(Ok(_)));
             Some(complete && if check.path.is_some() { status.is_success() } else { !status.is_server_error() })
         }

@@ -97,9 +97,9 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 impl Rule {
     fn parse(rule: &str) -> Result<Self, String> {
-        let (scheme, rest) = rule
-            .split_once("://")
-            .ok_or("a scheme is missing; write for example \"https://api.example.com\" or \"*://*.example.com:8080\"")?;
+        let (scheme, rest) = rule.split_once("://").ok_or(
+            "a scheme is missing; write for example \"https://api.example.com\" or \"*://*.example.com:8080\"",
+        )?;
         let scheme = match scheme {
             "*" => None,
             "http" | "https" => Some(scheme.to_owned()),
@@ -174,9 +174,7 @@ impl HostRule {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         match self {
             Self::Any => true,
-            Self::Below(domain) => {
-                host.len() > domain.len() && ends_with_ignoring_case(host, domain)
-            }
+            Self::Below(domain) => host.len() > domain.len() && ends_with_ignoring_case(host, domain),
             Self::Name(name) => host.eq_ignore_ascii_case(name),
             Self::Network(network) => bare.parse::<IpAddr>().is_ok_and(|address| network.contains(&address)),
         }

@@ -290,7 +290,11 @@ impl Caller<'_> {
 
 impl Drop for Caller<'_> {
     fn drop(&mut self) {
-        if self.call.is_some() && self.withdraw().is_none() && let Some(call) = self.call.take() && let Some(guest) = call.guest() {
+        if self.call.is_some()
+            && self.withdraw().is_none()
+            && let Some(call) = self.call.take()
+            && let Some(guest) = call.guest()
+        {
             guest.abandon(&call);
         }
     }

@@ -4,11 +4,11 @@
 //! host; connecting and the first byte of an answer have their time; a body that doesn't move for [`BODY_IDLE`] fails.
 
 use std::error::Error;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::pin::Pin;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,8 +70,11 @@ impl Client {
         tcp.set_connect_timeout(Some(DEFAULT_CONNECT));
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
-        let connector =
-            hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(tcp);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -141,11 +144,7 @@ impl Client {
         let progress = Arc::new(AtomicU64::new(0));
         let watching = progress.clone();
         let request = request.map(|body| {
-            if body.is_end_stream() {
-                body
-            } else {
-                Progress { body, begun, last: watching }.boxed_unsync()
-            }
+            if body.is_end_stream() { body } else { Progress { body, begun, last: watching }.boxed_unsync() }
         });
         let mut sending = pin!(self.pooled.request(request));
         let answer = loop {

@@ -117,7 +117,7 @@ impl Runtime {
             let pre = prepared.map_err(|error| (spec.name.clone(), error))?;
             let shared = Arc::new(Shared {
                 engine: self.compiler.engine.clone(),
-                component: spec.name,
+                component: spec.name.as_str().into(),
                 pre,
                 config: Arc::new(spec.config.into_iter().collect::<WasiConfigVariables>()),
                 outbound: Arc::new(spec.outbound),
@@ -144,7 +144,8 @@ impl Runtime {
                 };
                 let instance = Arc::new(Instance {
                     pools: self.workers.iter().map(pool).collect(),
-                    served_by: HeaderValue::from_str(name.as_str()).expect("a name has no character a header can't have"),
+                    served_by: HeaderValue::from_str(name.as_str())
+                        .expect("a name has no character a header can't have"),
                 });
                 namespace.insert(name.to_string(), instance.clone());
                 loaded.push((spec.namespace.clone(), name, instance, spec.health.clone()));

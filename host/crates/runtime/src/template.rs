@@ -25,7 +25,7 @@ use crate::worker::Worker;
 /// What all instances of a revision share.
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
-    pub(crate) component: String,
+    pub(crate) component: Arc<str>,
     pub(crate) pre: ProxyPre<GuestState>,
     pub(crate) config: Arc<WasiConfigVariables>,
     pub(crate) outbound: Arc<crate::OutboundPolicy>,
@@ -88,7 +88,13 @@ impl Template {
             table,
             wasi: self.wasi(guest)?,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(self.worker.clone(), self.shared.outbound.clone(), guest.clone(), self.name.clone()),
+            outgoing: Outgoing::new(
+                self.worker.clone(),
+                self.shared.outbound.clone(),
+                guest.clone(),
+                self.shared.component.clone(),
+                self.name.clone(),
+            ),
             limiter: Limiter::new(limits.memory, limits.table_elements),
             config: self.shared.config.clone(),
             store: self.worker.store().clone(),
@@ -106,9 +112,7 @@ impl Template {
     }
 
     fn wasi(&self, guest: &Arc<Guest>) -> wasmtime::Result<WasiCtx> {
-        let stream = |stream| {
-            LogStream::new(stream, self.shared.component.as_str().into(), self.name.clone(), guest.clone())
-        };
+        let stream = |stream| LogStream::new(stream, self.shared.component.clone(), self.name.clone(), guest.clone());
         let mut wasi = WasiCtxBuilder::new();
         wasi.envs(&self.environment).stdout(stream(Stream::Stdout)).stderr(stream(Stream::Stderr));
         for Directory { host, guest, writable } in &self.shared.directories {

@@ -109,9 +109,7 @@ mod draft2 {
             let swapped = self.store.swap(&cas.bucket, &cas.key, cas.seen.version, value.into()).await;
             Ok(match swapped {
                 Ok(Swap::Done) => Ok(()),
-                Ok(Swap::Conflict(seen)) => {
-                    Err(atomics::CasError::CasFailed(self.table.push(Cas { seen, ..cas })?))
-                }
+                Ok(Swap::Conflict(seen)) => Err(atomics::CasError::CasFailed(self.table.push(Cas { seen, ..cas })?)),
                 Err(error) => Err(atomics::CasError::StoreError(error.into())),
             })
         }
@@ -176,7 +174,9 @@ impl From<store::Error> for Error {
             store::Error::EmptyKey => Code::InvalidKey,
             store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
             store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
-            store::Error::BatchTooLarge { .. } | store::Error::NotANumber | store::Error::Overflow => Code::InvalidRequest,
+            store::Error::BatchTooLarge { .. } | store::Error::NotANumber | store::Error::Overflow => {
+                Code::InvalidRequest
+            }
             store::Error::Full { .. } => Code::StoreFull,
             store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
         };
@@ -199,7 +199,11 @@ impl GuestState {
         Ok((self.store.clone(), self.table.get(bucket)?.name.clone()))
     }
 
-    async fn page(&mut self, bucket: &Resource<Bucket>, after: Option<&str>) -> wasmtime::Result<Result<store::Page, Error>> {
+    async fn page(
+        &mut self,
+        bucket: &Resource<Bucket>,
+        after: Option<&str>,
+    ) -> wasmtime::Result<Result<store::Page, Error>> {
         let (store, bucket) = self.opened(bucket)?;
         Ok(store.list(&bucket, after, PAGE).await.map_err(Error::from))
     }

@@ -69,8 +69,12 @@ impl LogStream {
         let text = text.trim_end_matches('\r');
         let request_id = guest.request_ids();
         match stream {
-            Stream::Stdout => tracing::info!(target: "guest", component, instance, request_id, stream = "stdout", "{text}"),
-            Stream::Stderr => tracing::info!(target: "guest", component, instance, request_id, stream = "stderr", "{text}"),
+            Stream::Stdout => {
+                tracing::info!(target: "guest", component, instance, request_id, stream = "stdout", "{text}")
+            }
+            Stream::Stderr => {
+                tracing::info!(target: "guest", component, instance, request_id, stream = "stderr", "{text}")
+            }
         }
         line.clear();
     }

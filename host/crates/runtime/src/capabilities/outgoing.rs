@@ -28,12 +28,19 @@ pub(crate) struct Outgoing {
     worker: Worker,
     policy: Arc<OutboundPolicy>,
     guest: Arc<Guest>,
+    component: Arc<str>,
     instance: Name,
 }
 
 impl Outgoing {
-    pub(crate) fn new(worker: Worker, policy: Arc<OutboundPolicy>, guest: Arc<Guest>, instance: Name) -> Self {
-        Self { worker, policy, guest, instance }
+    pub(crate) fn new(
+        worker: Worker,
+        policy: Arc<OutboundPolicy>,
+        guest: Arc<Guest>,
+        component: Arc<str>,
+        instance: Name,
+    ) -> Self {
+        Self { worker, policy, guest, component, instance }
     }
 }
 
@@ -46,10 +53,12 @@ impl WasiHttpHooks for Outgoing {
         }
         if !self.policy.allows(request.uri()) {
             tracing::warn!(
+                component = &*self.component,
                 instance = self.instance.as_str(),
                 request_id = self.guest.request_ids(),
-                "a request to {} was denied; to allow it, add to its component in the manifest: {}",
+                "a request to {} was denied; to allow it, write under [components.{}] in the manifest: {}",
                 origin(request.uri()),
+                self.component,
                 allowing_line(request.uri())
             );
             return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
