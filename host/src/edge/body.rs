@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use runtime::{Body, BodyError};
 use tokio::time::Sleep;
@@ -60,9 +61,33 @@ impl Patience {
     }
 }
 
-/// A request's body.
+/// How long the rest of a body that nobody wants is read, in all.
+const LINGER: Duration = Duration::from_secs(10);
+/// Bytes of such a body that are read.
+const LINGER_BYTES: u64 = 64 << 20;
+
+/// Reads on what nobody wants, for a while. To close a connection with bytes unread resets it, and the client may never
+/// see the answer that it got early.
+pub(super) fn linger(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    }));
+}
+
+/// A request's body. What is left of it when it is dropped is read on for a while, see [`linger`].
 pub(super) struct Upload {
-    body: Incoming,
+    /// `None` once it has ended.
+    body: Option<Incoming>,
     left: u64,
     patience: Patience,
     verdict: Verdict,
@@ -72,7 +97,7 @@ impl Upload {
     /// Lets `limit` bytes through, and nothing after `idle` without any.
     pub(super) fn new(body: Incoming, limit: u64, idle: Duration) -> (Self, Verdict) {
         let verdict = Verdict::default();
-        (Self { body, left: limit, patience: Patience::new(idle), verdict: verdict.clone() }, verdict)
+        (Self { body: Some(body), left: limit, patience: Patience::new(idle), verdict: verdict.clone() }, verdict)
     }
 }
 
@@ -82,9 +107,12 @@ impl HttpBody for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
             return this.patience.poll(cx).map(|()| {
                 this.verdict.set(Fault::Idle);
+                // There is nothing to wait for any more.
+                this.body = None;
                 Some(Err(BodyError::ConnectionReadTimeout))
             });
         };
@@ -99,21 +127,42 @@ impl HttpBody for Upload {
                     }
                     None => {
                         this.verdict.set(Fault::TooLarge);
+                        this.give_up();
                         Some(Err(BodyError::HttpRequestBodySize(None)))
                     }
                 }
             }
-            Some(Err(error)) => Some(Err(error.into())),
-            None => None,
+            Some(Err(error)) => {
+                this.body = None;
+                Some(Err(error.into()))
+            }
+            None => {
+                this.body = None;
+                None
+            }
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Upload {
+    fn give_up(&mut self) {
+        if let Some(body) = self.body.take() {
+            linger(body);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 

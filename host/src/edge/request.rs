@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use http::header::{CONTENT_LENGTH, HOST};
+use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use problem::{Code, Problem};
 use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
 
-use super::body::{Download, Fault, Upload, Verdict};
+use super::body::{Download, Fault, Upload, Verdict, linger};
 use super::{Edge, forwarded, request_id};
 
 /// Answers a request, whatever it is.
@@ -49,6 +50,23 @@ struct Admitted<'a> {
 
 fn admit(edge: &Edge, peer: SocketAddr, request: Request<Incoming>) -> Result<Admitted<'_>, Problem> {
     let (mut head, body) = request.into_parts();
+    let (target, hop) = match admit_head(edge, peer, &mut head) {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            linger(body);
+            return Err(problem);
+        }
+    };
+    let (body, verdict) = if body.is_end_stream() {
+        (runtime::empty(), None)
+    } else {
+        let (upload, verdict) = Upload::new(body, edge.limits.body_bytes, edge.limits.body_idle);
+        (upload.boxed_unsync(), Some(verdict))
+    };
+    Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
+}
+
+fn admit_head<'a>(edge: &'a Edge, peer: SocketAddr, head: &mut Parts) -> Result<(&'a Target, Hop), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
     }
@@ -60,14 +78,9 @@ fn admit(edge: &Edge, peer: SocketAddr, request: Request<Incoming>) -> Result<Ad
     head.uri = absolute(&head.uri, &head.headers, head.version)?;
     let hop = Hop { depth: hops(&head.headers).saturating_add(1) };
     head.headers.remove(&HOPS);
+    runtime::remove_hop_by_hop(&mut head.headers);
     forwarded::set(&mut head.headers, peer, &edge.trusted_proxies);
-    let (body, verdict) = if body.is_end_stream() {
-        (runtime::empty(), None)
-    } else {
-        let (upload, verdict) = Upload::new(body, edge.limits.body_bytes, edge.limits.body_idle);
-        (upload.boxed_unsync(), Some(verdict))
-    };
-    Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
+    Ok((target, hop))
 }
 
 fn too_large(limit: u64) -> Problem {

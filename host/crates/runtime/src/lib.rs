@@ -29,7 +29,7 @@ pub use body::{Body, BodyError, empty, full};
 pub use check::{Import, LoadError, Missing, Report, World};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
 pub use outbound::{OutboundPolicy, OutboundRuleError};
-pub use remote::HOPS;
+pub use remote::{HOPS, remove_hop_by_hop};
 pub use runtime::{Compiler, Config, Runtime, StartError};
 pub use spec::{ComponentSpec, Directory, HealthCheck, Limits, SocketRule};
 pub use worker::Worker;

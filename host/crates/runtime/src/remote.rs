@@ -203,7 +203,10 @@ fn prepare(headers: &mut HeaderMap, authority: Option<&Authority>, hop: Hop) {
 }
 
 /// Removes what concerns one connection only, and what `Connection` says does.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if !HOP_BY_HOP.iter().any(|name| headers.contains_key(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
