@@ -1,1 +1,28 @@
-//! placeholder
+//! What the end-to-end tests are written in: a running host, requests, fake remote instances.
+//!
+//! Tests see what users see: the real binary, its command line, its two addresses, its log and its exit code. All run
+//! side by side, each with its own host on free ports and in its own directory, and each host ends with its test.
+//!
+//! - [`Host`]: a running host and how to start one.
+//! - [`Client`], [`Reply`]: ordinary requests. [`Wire`]: odd ones, byte by byte.
+//! - [`Remote`]: an instance outside of the host, made by the test.
+//! - [`artifact`]: the binary under test and the guests, built once.
+//! - [`eventually`]: waits for a state. Nothing else waits.
+//! - [`need`]: tests that need something this machine may not have.
+
+pub mod artifact;
+mod host;
+mod http;
+mod log;
+mod needs;
+mod remote;
+mod wait;
+mod wire;
+
+pub use crate::host::{Builder, Host, Run};
+pub use crate::http::{Client, Reply, Request};
+pub use crate::log::Log;
+pub use crate::needs::missing;
+pub use crate::remote::{Exchange, Remote};
+pub use crate::wait::{PATIENCE, eventually, eventually_true};
+pub use crate::wire::{Head, Wire};

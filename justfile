@@ -1,0 +1,71 @@
+# What there is to do in this repository. CI runs `just check` and `just test`; everything else is for people.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
+
+# What components are built for.
+wasm := "wasm32-wasip2"
+
+# The package that compiles for `wasm` only, and those that are worth building for it.
+guest_only := "--exclude guest"
+guests := "-p guest -p problem -p gateway -p storage -p echo -p registry-static"
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Build everything and install `host` into cargo's bin folder
+build: target
+    cargo install --locked --path host
+
+# Build everything and run `host run` with the arguments given
+run *arguments: target
+    cargo run --release --locked -p host -- run "$@"
+
+# Run storage, gateway or echo alone under stock `wasmtime serve`, with further arguments for it
+serve name *arguments: target
+    components/serve.sh "$@"
+
+# Run all tests: unit, property and end to end; arguments go to `cargo test`
+test *arguments: target
+    # Built first and on its own, so that the tests find it as it ships: with no other package's features.
+    cargo build --locked -p host
+    cargo test --locked --workspace {{ guest_only }} "$@"
+
+# Check format, lints, documentation and dependencies
+check: target
+    cargo fmt --all --check
+    cargo clippy --locked --workspace {{ guest_only }} --all-targets -- -D warnings
+    cargo clippy --locked --target {{ wasm }} {{ guests }} {{ test_guests }} -- -D warnings
+    cargo clippy --locked --target {{ wasm }} -p storage --features wasi-0-3 -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace {{ guest_only }} --no-deps --document-private-items
+    cargo deny check bans licenses sources
+    just advisories
+
+# Check the dependencies for known vulnerabilities
+advisories:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if cargo deny fetch db; then
+        cargo deny check advisories
+    else
+        echo "skipped: the check for known vulnerabilities needs https://github.com/rustsec/advisory-db" >&2
+    fi
+
+# Format all Rust code
+fmt:
+    cargo fmt --all
+
+# Build the container image `hostler`
+image: target
+    cargo build --release --locked -p host
+    docker build --build-arg HOST="$(realpath --relative-to . "${CARGO_TARGET_DIR:-target}")/release/host" -t hostler .
+
+# Add the target of the components, if it isn't there
+[private]
+target:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! [ -d "$(rustc --print target-libdir --target {{ wasm }})" ]; then
+        rustup target add {{ wasm }}
+    fi

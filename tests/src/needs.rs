@@ -1,0 +1,25 @@
+//! Tests that need something this machine may not have.
+
+/// Says that a test is skipped for want of `what`.
+///
+/// # Panics
+/// With `REQUIRE_ALL=1`, so that in CI nothing is skipped.
+pub fn missing(what: &str) {
+    assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "needs {what}, and REQUIRE_ALL is set");
+    // Not `println!`, which the test harness keeps to itself when a test passes.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: needs {what}\n").as_bytes());
+}
+
+/// The value of an option, or the end of the test: `let wasmtime = need!(find("wasmtime"), "wasmtime");`
+#[macro_export]
+macro_rules! need {
+    ($found:expr, $what:expr) => {
+        match $found {
+            Some(found) => found,
+            None => {
+                $crate::missing($what);
+                return;
+            }
+        }
+    };
+}
