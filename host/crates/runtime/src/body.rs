@@ -45,16 +45,20 @@ pub(crate) trait Ending: Send + Unpin + 'static {
 pub(crate) struct Watched<E: Ending> {
     body: Body,
     ending: Option<E>,
+    /// Bytes still to come, if that is known. Whoever reads the body stops after the last one and doesn't ask for an end.
+    left: Option<u64>,
 }
 
 impl<E: Ending> Watched<E> {
-    /// Wraps the body, or, if there is nothing left to flow, reports its end and returns it as it is.
-    pub(crate) fn wrap(body: Body, mut ending: E) -> Body {
-        if body.is_end_stream() {
+    /// Wraps a body of `length` bytes, or of an unknown length. If there is nothing left to flow, reports its end and
+    /// returns it as it is.
+    pub(crate) fn wrap(body: Body, length: Option<u64>, mut ending: E) -> Body {
+        let left = length.or(body.size_hint().exact());
+        if left == Some(0) || body.is_end_stream() {
             ending.ended(End::Complete);
             return body;
         }
-        Self { body, ending: Some(ending) }.boxed_unsync()
+        Self { body, ending: Some(ending), left }.boxed_unsync()
     }
 
     fn end(&mut self, end: End) {
@@ -71,8 +75,14 @@ impl<E: Ending> HttpBody for Watched<E> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
-            Some(Ok(_)) if !self.body.is_end_stream() => {}
-            Some(Ok(_)) | None => self.end(End::Complete),
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.left = self.left.map(|left| left.saturating_sub(bytes));
+                if self.left == Some(0) || self.body.is_end_stream() {
+                    self.end(End::Complete);
+                }
+            }
+            None => self.end(End::Complete),
             Some(Err(_)) => self.end(End::Failed),
         }
         Poll::Ready(frame)
@@ -161,23 +171,36 @@ mod tests {
     #[test]
     fn an_ending_is_told_once_when_the_body_was_read_to_its_end() {
         let (tell, told) = mpsc::channel();
-        let body = Watched::wrap(full("abc"), Tell(tell));
+        let body = Watched::wrap(full("abc"), None, Tell(tell));
         assert!(told.try_recv().is_err());
         assert_eq!(block_on(body.collect()).expect("a body of bytes").to_bytes(), "abc");
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
     }
 
     #[test]
+    fn an_ending_is_told_with_the_last_byte_that_was_announced() {
+        let (tell, told) = mpsc::channel();
+        let chunks = [Ok::<_, BodyError>(Frame::data(Bytes::from("ab"))), Ok(Frame::data(Bytes::from("c")))];
+        let body = http_body_util::StreamBody::new(futures::stream::iter(chunks)).boxed_unsync();
+        let mut body = Watched::wrap(body, Some(3), Tell(tell));
+        assert!(block_on(body.frame()).is_some());
+        assert!(told.try_recv().is_err());
+        assert!(block_on(body.frame()).is_some());
+        drop(body);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
+    }
+
+    #[test]
     fn an_ending_is_told_at_once_when_there_is_nothing_to_read() {
         let (tell, told) = mpsc::channel();
-        let _body = Watched::wrap(empty(), Tell(tell));
+        let _body = Watched::wrap(empty(), None, Tell(tell));
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
     }
 
     #[test]
     fn an_ending_is_told_when_the_body_is_dropped_unread() {
         let (tell, told) = mpsc::channel();
-        drop(Watched::wrap(full("abc"), Tell(tell)));
+        drop(Watched::wrap(full("abc"), None, Tell(tell)));
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Dropped]);
     }
 

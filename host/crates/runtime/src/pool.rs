@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::channel::oneshot;
-use http::{Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::runtime::Handle;
 
 use crate::body::{Body, End, Ending, Watched};
@@ -77,6 +78,7 @@ impl Pool {
         depth: u8,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
+        let head = request.method() == Method::HEAD;
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
         if let Err(request) = self.submit(Job { request, reply, call: call.clone() }) {
@@ -104,7 +106,12 @@ impl Pool {
             }
         };
         match answer {
-            Ok(Ok(response)) => Ok(response.map(|body| Watched::wrap(body, caller.into_reader()))),
+            Ok(Ok(response)) => {
+                // Nobody reads the body of an answer that has none by definition.
+                let bodiless = head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                let length = if bodiless { Some(0) } else { content_length(response.headers()) };
+                Ok(response.map(|body| Watched::wrap(body, length, caller.into_reader())))
+            }
             Ok(Err(error)) => Err(caller.failed(self, error)),
             Err(oneshot::Canceled) => Err(CallError::Failed(caller.failure())),
         }
@@ -215,6 +222,10 @@ impl State {
             self.parked.retain(|other| !Arc::ptr_eq(other, guest));
         }
     }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Carries a request back to its caller through the channel for answers.

@@ -105,7 +105,7 @@ impl Client {
             Ok(answer) => {
                 registry.report(member, true);
                 let ending = Break { member: member.clone(), registry: registry.clone() };
-                Ok(answer.map(|body| Watched::wrap(body, ending)))
+                Ok(answer.map(|body| Watched::wrap(body, None, ending)))
             }
             Err(Unsent::TimedOut) => Err(SendError::TimedOut),
             Err(Unsent::Failed(error)) => {
