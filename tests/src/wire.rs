@@ -147,7 +147,7 @@ impl Wire {
     }
 
     /// Reads a line without its end.
-    pub(crate) fn line(&mut self) -> Option<String> {
+    pub fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") {
                 let line = String::from_utf8_lossy(&self.pending[..end]).into_owned();

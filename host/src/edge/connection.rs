@@ -12,6 +12,7 @@ use runtime::Worker;
 use tokio::sync::watch;
 
 use super::accept::adopt;
+use super::forwarded::Peer;
 use super::io::Patient;
 use super::{Edge, request};
 
@@ -36,9 +37,10 @@ pub(super) async fn serve(
         .max_buf_size(edge.limits.head_bytes)
         .max_headers(edge.limits.headers)
         .pipeline_flush(true);
+    let context = (edge, worker, Peer::new(peer));
     let service = service_fn(|request| {
-        let (edge, worker) = (edge.clone(), worker.clone());
-        async move { Ok::<_, Infallible>(request::answer(&edge, &worker, peer, request).await) }
+        let (edge, worker, peer) = &context;
+        async move { Ok::<_, Infallible>(request::answer(edge, worker, peer, request).await) }
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let drained = async { draining.wait_for(|draining| *draining).await.is_ok() };

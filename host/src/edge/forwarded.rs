@@ -1,6 +1,6 @@
 //! `x-forwarded-for`, `-proto` and `-host`: set by the edge, so that components can believe them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HOST, HeaderMap};
 use http::{HeaderName, HeaderValue};
@@ -10,27 +10,35 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// The client at the other end of a connection.
+pub(super) struct Peer {
+    address: IpAddr,
+    /// The address, as a header's value.
+    value: HeaderValue,
+}
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        let address = address.ip().to_canonical();
+        let value =
+            HeaderValue::from_str(&address.to_string()).expect("an address has no character a header can't have");
+        Self { address, value }
+    }
+}
+
 /// Says where the request came from. What the client says itself is dropped, unless its address is trusted: then the
 /// client's address is added to the list, and protocol and host stay as they are.
-pub(super) fn set(headers: &mut HeaderMap, peer: SocketAddr, trusted: &[IpNet]) {
-    let address = peer.ip().to_canonical();
-    let value = |text: &str| HeaderValue::from_str(text).ok();
-    let own = value(&address.to_string());
-    if trusted.iter().any(|network| network.contains(&address)) {
+pub(super) fn set(headers: &mut HeaderMap, peer: &Peer, trusted: &[IpNet]) {
+    if trusted.iter().any(|network| network.contains(&peer.address)) {
         let before = headers.get_all(&FOR).iter().filter_map(|list| list.to_str().ok());
-        let list: Vec<&str> = before.chain(own.as_ref().and_then(|own| own.to_str().ok())).collect();
-        if let Some(list) = value(&list.join(", ")) {
+        let list: Vec<&str> = before.chain(peer.value.to_str().ok()).collect();
+        if let Ok(list) = HeaderValue::from_str(&list.join(", ")) {
             headers.insert(FOR, list);
-        }
-        if headers.contains_key(&PROTO) && headers.contains_key(&FORWARDED_HOST) {
-            return;
         }
     } else {
         headers.remove(&PROTO);
         headers.remove(&FORWARDED_HOST);
-        if let Some(own) = own {
-            headers.insert(FOR, own);
-        }
+        headers.insert(FOR, peer.value.clone());
     }
     headers.entry(PROTO).or_insert(HeaderValue::from_static("http"));
     if let Some(host) = headers.get(HOST).cloned() {
@@ -48,7 +56,7 @@ mod tests {
             headers.append(*name, value.parse().expect("a test's value"));
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|text| text.parse().expect("a test's network")).collect();
-        set(&mut headers, "10.1.2.3:4".parse().expect("an address"), &trusted);
+        set(&mut headers, &Peer::new("10.1.2.3:4".parse().expect("an address")), &trusted);
         let mut all: Vec<_> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()))

@@ -1,7 +1,5 @@
 //! One request at the edge: held to its limits, labelled, routed; and its answer, labelled.
 
-use std::net::SocketAddr;
-
 use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -13,13 +11,14 @@ use problem::{Code, Problem};
 use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
 
 use super::body::{Download, Fault, Upload, Verdict, linger};
-use super::{Edge, forwarded, request_id};
+use super::forwarded::{self, Peer};
+use super::{Edge, request_id};
 
 /// Answers a request, whatever it is.
 pub(super) async fn answer(
     edge: &Edge,
     worker: &Worker,
-    peer: SocketAddr,
+    peer: &Peer,
     mut request: Request<Incoming>,
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
@@ -48,7 +47,7 @@ struct Admitted<'a> {
     verdict: Option<Verdict>,
 }
 
-fn admit(edge: &Edge, peer: SocketAddr, request: Request<Incoming>) -> Result<Admitted<'_>, Problem> {
+fn admit<'a>(edge: &'a Edge, peer: &Peer, request: Request<Incoming>) -> Result<Admitted<'a>, Problem> {
     let (mut head, body) = request.into_parts();
     let (target, hop) = match admit_head(edge, peer, &mut head) {
         Ok(admitted) => admitted,
@@ -66,7 +65,7 @@ fn admit(edge: &Edge, peer: SocketAddr, request: Request<Incoming>) -> Result<Ad
     Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
 }
 
-fn admit_head<'a>(edge: &'a Edge, peer: SocketAddr, head: &mut Parts) -> Result<(&'a Target, Hop), Problem> {
+fn admit_head<'a>(edge: &'a Edge, peer: &Peer, head: &mut Parts) -> Result<(&'a Target, Hop), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
     }
