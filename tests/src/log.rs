@@ -16,7 +16,7 @@ pub struct Log {
 
 impl Log {
     /// Reads until the other end is closed.
-    pub(crate) fn read(from: impl Read + Send + 'static) -> Self {
+    pub fn read(from: impl Read + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = lines.clone();
         let reader = std::thread::spawn(move || {
