@@ -4,12 +4,12 @@
 //! `http://<namespace>.internal/…` goes to the instance that the registry picks, `http://<instance>.<namespace>.internal/…`
 //! to that one. Both work for every component; everything else must be in its `allowed-outbound-hosts`.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use http::{HeaderName, Request, Response, Uri};
 use registry::Name;
-use wasmtime_wasi_http::{RequestOptions, WasiHttpHooks};
+use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, RequestOptions, WasiHttpHooks};
 
 use crate::body::{Body, BodyError};
 use crate::dispatch::{Hop, Target};
@@ -44,7 +44,20 @@ impl Outgoing {
     }
 }
 
+/// Headers that guests can neither see nor set: they concern one connection, or are the host's to set.
+static FORBIDDEN: LazyLock<ForbiddenHeaderFilter> =
+    LazyLock::new(|| Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name)));
+
 impl WasiHttpHooks for Outgoing {
+    /// The default one, but not made anew for every message.
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        FORBIDDEN.clone()
+    }
+
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        FORBIDDEN(name)
+    }
+
     fn send_request(&mut self, request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
         let worker = self.worker.clone();
         let hop = Hop { depth: self.guest.depth() + 1 };
