@@ -4,11 +4,14 @@ use e2e::{Host, artifact};
 use serde_json::json;
 
 fn start() -> Host {
+    // The guests do what they do whatever the path; their health checks do it to a bucket of their own.
+    let check = "health-check = { path = \"/?bucket=checks\" }";
     let manifest = format!(
-        "[components.one]\nsource = \"{}\"\nroute = \"/one\"\n\
-         [components.two]\nsource = \"{}\"\nroute = \"/two\"\nconfig = {{ colour = \"red\", \"a.b\" = \"c d\" }}\n\
+        "[components.one]\nsource = \"{}\"\nroute = \"/one\"\n{check}\n\
+         [components.two]\nsource = \"{}\"\nroute = \"/two\"\nconfig = {{ colour = \"red\", \"a.b\" = \"c d\" }}\n{check}\n\
          [components.gateway]\nsource = \"builtin:gateway\"\nroute = \"/\"\n\
-         [components.storage]\nsource = \"builtin:storage\"\ninstances = [\"s-1\", \"s-2\"]\n",
+         [components.storage]\nsource = \"builtin:storage\"\ninstances = [\"s-1\", \"s-2\"]\n\
+         environment = {{ STORAGE_NAME = \"{{instance}}\" }}\n",
         artifact::guest("kv-draft").display(),
         artifact::guest("kv-draft2").display()
     );
