@@ -268,7 +268,7 @@ async fn take_calls(
                 && calls.len().max(guest.waiting()) < at_once
                 && (calls.is_empty() || yielded.load(Relaxed))
                 && accessor.poll_ready_for_concurrent_call(entry, cx).is_ready();
-            if room && let Some(Job { request, reply, call }) = pool.take(guest) {
+            if room && let Some(Job { request, reply, call, .. }) = pool.take(guest) {
                 taken += 1;
                 yielded.store(false, Relaxed);
                 call.taken_by(guest);

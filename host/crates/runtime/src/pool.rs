@@ -1,7 +1,8 @@
 //! A pool: the guests of one instance on one worker, and the queue of requests for them.
 //!
-//! Lives as long as its revision. What bounds it: at most `max_guests` guests; at most `queue` requests wait, counted
-//! over all pools of the component, each for at most `queue_timeout`; then they are shed.
+//! Lives as long as its revision. What bounds it: at most `max_guests` guests; at most `queue` requests wait
+//! although every guest is busy, counted over all pools of the component, each for at most `queue_timeout`; then they
+//! are shed.
 //!
 //! All waiting requests are in one queue, and guests with room take from it: the one that worked last is woken first,
 //! so that under little load few guests stay warm and the others idle until they end.
@@ -27,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) request: Request<Body>,
     pub(crate) reply: oneshot::Sender<wasmtime::Result<Response<Body>>>,
     pub(crate) call: Arc<Call>,
+    /// Whether it counts as waiting: no guest could come for it at once.
+    waits: bool,
 }
 
 /// The guests of one instance on one worker.
@@ -81,7 +84,7 @@ impl Pool {
         let head = request.method() == Method::HEAD;
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
-        if let Err(request) = self.submit(Job { request, reply, call: call.clone() }) {
+        if let Err(request) = self.submit(Job { request, reply, call: call.clone(), waits: false }) {
             return Err(CallError::Shed(request));
         }
         let mut caller = Caller { pool: self, call: Some(call) };
@@ -117,15 +120,24 @@ impl Pool {
         }
     }
 
-    /// Puts a request in the queue and sees to it that a guest comes for it. Gives it back if the queue is full.
-    fn submit(self: &Arc<Self>, job: Job) -> Result<(), Request<Body>> {
-        if !self.template.enqueue() {
+    /// Puts a request in the queue and sees to it that a guest comes for it. Gives it back if it would have to wait and
+    /// no more may wait.
+    fn submit(self: &Arc<Self>, mut job: Job) -> Result<(), Request<Body>> {
+        let mut state = self.state();
+        job.waits = state.parked.is_empty() && state.guests.len() >= self.template.limits().max_guests;
+        if job.waits && !self.template.enqueue() {
             return Err(job.request);
         }
-        let mut state = self.state();
         state.queue.push_back(job);
         self.summon(&mut state);
         Ok(())
+    }
+
+    /// Called for each request that leaves the queue.
+    fn dequeued(&self, job: &Job) {
+        if job.waits {
+            self.template.dequeue();
+        }
     }
 
     /// Wakes a guest with room, or starts one, for the request that was last put in the queue.
@@ -144,8 +156,8 @@ impl Pool {
     pub(crate) fn take(&self, guest: &Arc<Guest>) -> Option<Job> {
         let mut state = self.state();
         let job = state.queue.pop_front();
-        if job.is_some() {
-            self.template.dequeue();
+        if let Some(job) = &job {
+            self.dequeued(job);
         } else if !guest.parked.swap(true, Relaxed) {
             state.parked.push(guest.clone());
         }
@@ -174,7 +186,8 @@ impl Pool {
     pub(crate) fn start_failed(self: &Arc<Self>, guest: &Arc<Guest>, error: wasmtime::Error) {
         let mut state = self.state();
         state.remove(guest);
-        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        let no_room = error.is::<wasmtime::PoolConcurrencyLimitError>();
+        if no_room {
             tracing::warn!(component = self.template.component(), "no memory is left for another guest: {error}");
             if !state.guests.is_empty() {
                 // They get to the queue in time, or what waits in it is shed.
@@ -189,9 +202,10 @@ impl Pool {
             );
         }
         if let Some(job) = state.queue.pop_front() {
-            self.template.dequeue();
+            self.dequeued(&job);
+            let not_started = NotStarted { request: Mutex::new(Some(job.request)), no_room };
             // The caller may be gone; then so is the request.
-            let _ = job.reply.send(Err(wasmtime::Error::new(NotStarted(Mutex::new(Some(job.request))))));
+            let _ = job.reply.send(Err(wasmtime::Error::new(not_started)));
         }
         if !state.queue.is_empty() {
             self.summon(&mut state);
@@ -231,7 +245,11 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// Carries a request back to its caller through the channel for answers.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest could not be started")]
-struct NotStarted(Mutex<Option<Request<Body>>>);
+struct NotStarted {
+    request: Mutex<Option<Request<Body>>>,
+    /// Not the component's fault: the process has as many guests as it can.
+    no_room: bool,
+}
 
 /// The caller's side of a call. Dropping it gives up.
 struct Caller<'a> {
@@ -251,17 +269,18 @@ impl Caller<'_> {
         let index = state.queue.iter().position(|job| Arc::ptr_eq(&job.call, call))?;
         let job = state.queue.remove(index)?;
         drop(state);
-        self.pool.template.dequeue();
+        self.pool.dequeued(&job);
         self.call = None;
         Some(job.request)
     }
 
     /// What an error in place of an answer means.
     fn failed(mut self, pool: &Pool, error: wasmtime::Error) -> CallError {
-        if let Some(NotStarted(request)) = error.downcast_ref() {
+        if let Some(NotStarted { request, no_room }) = error.downcast_ref() {
             self.call = None;
             let request = request.lock().unwrap_or_else(PoisonError::into_inner).take();
-            return request.map_or(CallError::Failed(Failure::Start), CallError::NotStarted);
+            let error = if *no_room { CallError::Shed } else { CallError::NotStarted };
+            return request.map_or(CallError::Failed(Failure::Start), error);
         }
         let code = error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
             || error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>();

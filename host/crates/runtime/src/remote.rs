@@ -99,8 +99,7 @@ impl Client {
         readdress(&mut head.uri, address.authority());
         prepare(&mut head.headers, head.uri.authority(), hop);
         head.version = Version::HTTP_11;
-        let first_byte = DEFAULT_FIRST_BYTE.min(deadline.saturating_duration_since(Instant::now()));
-        let sent = self.send(Request::from_parts(head, body), first_byte).await;
+        let sent = self.send(Request::from_parts(head, body), DEFAULT_FIRST_BYTE, Some(deadline)).await;
         match sent {
             Ok(answer) => {
                 registry.report(member, true);
@@ -131,15 +130,21 @@ impl Client {
         let authority = request.uri().authority().cloned();
         prepare(request.headers_mut(), authority.as_ref(), hop);
         let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_FIRST_BYTE);
-        self.send(request, first_byte).await.map_err(|unsent| match unsent {
+        self.send(request, first_byte, None).await.map_err(|unsent| match unsent {
             Unsent::TimedOut => BodyError::ConnectionReadTimeout,
             Unsent::Failed(error) if error.is_connect() => connect_error(&error),
             Unsent::Failed(_) => BodyError::ConnectionTerminated,
         })
     }
 
-    /// Sends a request; the time for the first byte begins anew with each piece of the request's body that is taken.
-    async fn send(&self, request: Request<Body>, first_byte: Duration) -> Result<Response<Body>, Unsent> {
+    /// Sends a request. The time for the first byte begins anew with each piece of the request's body that is taken, but
+    /// ends with the deadline.
+    async fn send(
+        &self,
+        request: Request<Body>,
+        first_byte: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Body>, Unsent> {
         let begun = Instant::now();
         let progress = Arc::new(AtomicU64::new(0));
         let watching = progress.clone();
@@ -149,11 +154,13 @@ impl Client {
         let mut sending = pin!(self.pooled.request(request));
         let answer = loop {
             let last = begun + Duration::from_millis(progress.load(Relaxed));
+            let wake = deadline.map_or(last + first_byte, |deadline| deadline.min(last + first_byte));
             tokio::select! {
                 biased;
                 answer = &mut sending => break answer.map_err(Unsent::Failed)?,
-                () = tokio::time::sleep_until((last + first_byte).into()) => {
-                    if begun + Duration::from_millis(progress.load(Relaxed)) == last {
+                () = tokio::time::sleep_until(wake.into()) => {
+                    let stalled = begun + Duration::from_millis(progress.load(Relaxed)) == last;
+                    if stalled || deadline.is_some_and(|deadline| deadline <= wake) {
                         return Err(Unsent::TimedOut);
                     }
                 }
