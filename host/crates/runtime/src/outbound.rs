@@ -107,8 +107,8 @@ impl Rule {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = split_port(rest)?;
-        let is_network = matches!(HostRule::parse(host), Ok(HostRule::Network(_)));
-        if host.contains(['?', '#', '@']) || (host.contains('/') && !is_network) {
+        let path = host.split_once('/').filter(|(address, _)| address.parse::<IpAddr>().is_err());
+        if host.contains(['?', '#', '@']) || path.is_some() {
             return Err("only scheme, host and port can be given, no path, query or user".into());
         }
         let host = HostRule::parse(host)?;
@@ -227,7 +227,7 @@ mod tests {
             ("http://api.example.com:8080", "http://api.example.com:8080/", "http://api.example.com/"),
             ("http://*.example.com", "http://a.b.example.com/", "http://example.com/"),
             ("http://*.example.com", "http://a.Example.com/", "http://a.badexample.com/"),
-            ("*://*:*", "https://anything:1/", "ftp:/x"),
+            ("*://*:*", "https://anything:1/", "ftp://anything/"),
             ("*://localhost", "http://localhost:3000/", "http://localhost.evil/"),
             ("http://h:8000..9000", "http://h:8000/", "http://h:9000/"),
             ("http://10.0.0.0/8:*", "http://10.9.8.7:99/", "http://11.0.0.1:99/"),
