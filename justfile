@@ -9,6 +9,7 @@ wasm := "wasm32-wasip2"
 # The package that compiles for `wasm` only, and those that are worth building for it.
 guest_only := "--exclude guest"
 guests := "-p guest -p problem -p gateway -p storage -p echo -p registry-static"
+test_guests := shell("for guest in tests/guests/*/; do printf -- '-p %s ' \"$(basename \"$guest\")\"; done")
 
 # List the recipes
 default:
@@ -56,10 +57,11 @@ advisories:
 fmt:
     cargo fmt --all
 
-# Build the container image `hostler`
+# Build the container image `hostler`, for docker-compose.yml
 image: target
     cargo build --release --locked -p host
-    docker build --build-arg HOST="$(realpath --relative-to . "${CARGO_TARGET_DIR:-target}")/release/host" -t hostler .
+    install -D "${CARGO_TARGET_DIR:-target}/release/host" target/image/host
+    docker build -t hostler .
 
 # Add the target of the components, if it isn't there
 [private]

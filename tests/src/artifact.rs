@@ -55,9 +55,9 @@ pub fn guest(name: &str) -> &'static Path {
             let folder = folder.expect("the folder can be read");
             packages.push(folder.file_name().into_string().expect("names of guests are ASCII"));
         }
-        // Apart from the host's own, so that building them never waits for somebody who builds the host.
-        let directory = target().join("guests").into_os_string().into_string().expect("the path is UTF-8");
-        let mut arguments = vec!["--release", "--target", WASM, "--target-dir", &directory];
+        let directory = guests();
+        let directory = directory.to_str().expect("the path is UTF-8");
+        let mut arguments = vec!["--release", "--target", WASM, "--target-dir", directory];
         for package in &packages {
             arguments.extend(["-p", package]);
         }
@@ -65,6 +65,22 @@ pub fn guest(name: &str) -> &'static Path {
     });
     let file = format!("{}.wasm", name.replace('-', "_"));
     guests.iter().find(|guest| guest.ends_with(&file)).unwrap_or_else(|| panic!("no guest is called {name}"))
+}
+
+/// The target directory of the guests. Apart from the host's own, so that building them never waits for somebody who
+/// builds the host.
+pub fn guests() -> PathBuf {
+    target().join("guests")
+}
+
+/// Builds what `components/serve.sh` builds when it is told to build in [`guests`], however long that takes.
+pub fn prepare_serve() {
+    static PREPARED: OnceLock<()> = OnceLock::new();
+    PREPARED.get_or_init(|| {
+        guest("gateway");
+        let directory = guests();
+        build(&["--target-dir", directory.to_str().expect("the path is UTF-8"), "-p", "compose"]);
+    });
 }
 
 /// Runs `cargo build` and returns the files it made, or had made before.
