@@ -148,7 +148,7 @@ impl HttpBody for Borrowed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.reading.as_ref().map_or_else(|| self.size.clone(), HttpBody::size_hint)
+        self.reading.as_ref().map_or_else(|| self.size, HttpBody::size_hint)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use problem::{Code, Problem};
 use registry::{Group, Location, Member};
@@ -57,7 +57,7 @@ struct Failed {
     /// What to tell the client if there is no other attempt.
     problem: Problem,
     /// The request, if nothing of it reached the instance.
-    unsent: Option<Request<Body>>,
+    unsent: Option<Box<Request<Body>>>,
     /// Whether another instance may do better. Not so for a deadline that has passed.
     retry: bool,
 }
@@ -96,7 +96,7 @@ impl Worker {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            let again = failed.unsent.map(|unsent| spare.keep_again(unsent)).or_else(|| spare.idempotent());
+            let again = failed.unsent.map(|unsent| spare.keep_again(*unsent)).or_else(|| spare.idempotent());
             let (Some(again), true) = (again, failed.retry) else { return Err(failed.problem) };
             let Some(next) = group.pick_untried(&tried).cloned() else { return Err(failed.problem) };
             if !registry.retry_budget().try_retry(Instant::now()) {
@@ -165,7 +165,7 @@ impl Worker {
             let problem = Problem::new(Code::NoInstanceAvailable, "the instance was just removed");
             return Err(Failed {
                 problem: problem.retry_after(RETRY_AFTER_SECONDS),
-                unsent: Some(request),
+                unsent: Some(Box::new(request)),
                 retry: true,
             });
         };
@@ -243,7 +243,7 @@ struct Spare {
 impl Spare {
     fn keep(request: Request<Body>) -> (Self, Request<Body>) {
         let (head, body) = request.into_parts();
-        let kept = is_idempotent(&head.method).then(|| head.clone());
+        let kept = head.method.is_idempotent().then(|| head.clone());
         let (lent, body) = lend(body);
         (Self { head: kept, body: lent }, Request::from_parts(head, body))
     }
@@ -275,8 +275,4 @@ fn lend(body: Body) -> (Option<Lent>, Body) {
     }
     let (lent, body) = Lent::new(body);
     (Some(lent), body)
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    method.is_idempotent()
 }

@@ -19,7 +19,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use futures::task::AtomicWaker;
 use http::HeaderValue;
 use tokio::time::Sleep;
-use wasmtime::component::{Accessor, Func};
+use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 
@@ -248,9 +248,9 @@ async fn take_calls(
 ) -> wasmtime::Result<()> {
     let limits = pool.template().limits();
     let (entry, at_once) = match proxy {
-        Proxy::P2(proxy) => (entry_of(proxy.wasi_http_incoming_handler().func_handle().func()), 1),
+        Proxy::P2(proxy) => (*proxy.wasi_http_incoming_handler().func_handle().func(), 1),
         Proxy::P3(proxy) => {
-            (entry_of(proxy.wasi_http_handler().func_handle().func()), limits.max_instance_concurrent_reuse_count)
+            (*proxy.wasi_http_handler().func_handle().func(), limits.max_instance_concurrent_reuse_count)
         }
     };
     let mut taken = 0;
@@ -293,10 +293,6 @@ async fn take_calls(
         }
     })
     .await
-}
-
-fn entry_of(func: &Func) -> Func {
-    *func
 }
 
 /// The id of a request, if it has one.

@@ -52,9 +52,9 @@ struct State {
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// No guest had room in time. Nothing of the request was seen by one, so here it is again.
-    Shed(Request<Body>),
+    Shed(Box<Request<Body>>),
     /// The guest that would have taken it could not be started. Nothing of the request was seen by one.
-    NotStarted(Request<Body>),
+    NotStarted(Box<Request<Body>>),
     /// The deadline passed while a guest was on it.
     Deadline,
     /// The guest that was on it failed.
@@ -122,11 +122,11 @@ impl Pool {
 
     /// Puts a request in the queue and sees to it that a guest comes for it. Gives it back if it would have to wait and
     /// no more may wait.
-    fn submit(self: &Arc<Self>, mut job: Job) -> Result<(), Request<Body>> {
+    fn submit(self: &Arc<Self>, mut job: Job) -> Result<(), Box<Request<Body>>> {
         let mut state = self.state();
         job.waits = state.parked.is_empty() && state.guests.len() >= self.template.limits().max_guests;
         if job.waits && !self.template.enqueue() {
-            return Err(job.request);
+            return Err(Box::new(job.request));
         }
         state.queue.push_back(job);
         self.summon(&mut state);
@@ -203,7 +203,7 @@ impl Pool {
         }
         if let Some(job) = state.queue.pop_front() {
             self.dequeued(&job);
-            let not_started = NotStarted { request: Mutex::new(Some(job.request)), no_room };
+            let not_started = NotStarted { request: Mutex::new(Some(Box::new(job.request))), no_room };
             // The caller may be gone; then so is the request.
             let _ = job.reply.send(Err(wasmtime::Error::new(not_started)));
         }
@@ -246,7 +246,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 #[derive(Debug, thiserror::Error)]
 #[error("the guest could not be started")]
 struct NotStarted {
-    request: Mutex<Option<Request<Body>>>,
+    request: Mutex<Option<Box<Request<Body>>>>,
     /// Not the component's fault: the process has as many guests as it can.
     no_room: bool,
 }
@@ -260,7 +260,7 @@ struct Caller<'a> {
 
 impl Caller<'_> {
     /// Takes the request out of the queue, if it is still there.
-    fn withdraw(&mut self) -> Option<Request<Body>> {
+    fn withdraw(&mut self) -> Option<Box<Request<Body>>> {
         let call = self.call.as_ref()?;
         if call.guest().is_some() {
             return None;
@@ -271,7 +271,7 @@ impl Caller<'_> {
         drop(state);
         self.pool.dequeued(&job);
         self.call = None;
-        Some(job.request)
+        Some(Box::new(job.request))
     }
 
     /// What an error in place of an answer means.

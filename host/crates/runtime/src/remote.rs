@@ -51,7 +51,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 /// Why a remote instance has no answer.
 pub(crate) enum SendError {
     /// No connection could be made; nothing was sent. The request, if its body is still whole.
-    NotConnected { request: Option<Request<Body>>, reason: String },
+    NotConnected { request: Option<Box<Request<Body>>>, reason: String },
     /// The connection broke, or what came wasn't HTTP.
     Broken { reason: String },
     /// No answer began in time.
@@ -111,7 +111,7 @@ impl Client {
                 registry.report(member, false);
                 let reason = root_cause(&error);
                 Err(if error.is_connect() {
-                    let request = lent.take_back().map(|body| Request::from_parts(kept, body));
+                    let request = lent.take_back().map(|body| Box::new(Request::from_parts(kept, body)));
                     SendError::NotConnected { request, reason }
                 } else {
                     SendError::Broken { reason }

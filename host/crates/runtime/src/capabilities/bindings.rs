@@ -1,6 +1,6 @@
 //! The bindings of the world `host` in `wit/`.
 
-#![allow(missing_docs, unreachable_pub, reason = "generated; documented in wit/")]
+#![allow(missing_docs, reason = "documented in wit/")]
 
 pub use super::keyvalue::{Bucket, Cas};
 
