@@ -17,16 +17,9 @@ fn main() -> Result<()> {
     let mut graph = CompositionGraph::new();
     let socket_package = load(&mut graph, "socket", socket)?;
     let filler_package = load(&mut graph, "plug", filler)?;
-    plug(&mut graph, vec![filler_package], socket_package).with_context(|| {
-        format!(
-            "{} has nothing that {} imports",
-            filler.display(),
-            socket.display()
-        )
-    })?;
-    let component = graph
-        .encode(EncodeOptions::default())
-        .context("the composition can't be encoded")?;
+    plug(&mut graph, vec![filler_package], socket_package)
+        .with_context(|| format!("{} has nothing that {} imports", filler.display(), socket.display()))?;
+    let component = graph.encode(EncodeOptions::default()).context("the composition can't be encoded")?;
     std::fs::write(output, component).with_context(|| format!("can't write {}", output.display()))
 }
 

@@ -20,12 +20,7 @@ impl wasip3::exports::http::handler::Guest for Echo {
         let received = request.get_headers();
         let described: Vec<_> = DESCRIBING
             .iter()
-            .flat_map(|name| {
-                received
-                    .get(name)
-                    .into_iter()
-                    .map(|value| ((*name).to_owned(), value))
-            })
+            .flat_map(|name| received.get(name).into_iter().map(|value| ((*name).to_owned(), value)))
             .collect();
         let headers = Fields::from_list(&described).expect("headers that came in are valid");
         let (_accepted, accepted_reader) = wit_future::new(|| Ok(()));

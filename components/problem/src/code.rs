@@ -131,30 +131,16 @@ mod tests {
         let mut seen = HashSet::new();
         for code in Code::ALL {
             assert!(seen.insert(code.as_str()), "{code} is there twice");
-            assert!(
-                code.as_str()
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'_'),
-                "{code}"
-            );
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code}");
             assert!(code.type_uri().ends_with(code.as_str()), "{code}");
-            assert!(
-                code.status().is_client_error() || code.status().is_server_error(),
-                "{code}"
-            );
-            assert!(
-                !code.title().ends_with('.'),
-                "{code}: a title is not a sentence"
-            );
+            assert!(code.status().is_client_error() || code.status().is_server_error(), "{code}");
+            assert!(!code.title().ends_with('.'), "{code}: a title is not a sentence");
         }
     }
 
     #[test]
     fn finds_the_code_a_store_error_begins_with() {
-        assert_eq!(
-            Code::leading("store_full: 1 GiB used"),
-            Some(Code::StoreFull)
-        );
+        assert_eq!(Code::leading("store_full: 1 GiB used"), Some(Code::StoreFull));
         assert_eq!(Code::leading("store_full"), None);
         assert_eq!(Code::leading("no such thing: x"), None);
         assert_eq!(Code::leading(""), None);

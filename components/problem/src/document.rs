@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_NAME, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_NAME, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response};
 use serde::Serialize;
 
@@ -41,22 +39,14 @@ struct Document<'a> {
 impl Problem {
     /// A problem without further headers.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            retry_after: None,
-            allow: None,
-        }
+        Self { code, detail: detail.into(), retry_after: None, allow: None }
     }
 
     /// A method that the path doesn't have. `allow` lists those it has, separated by `, `.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this path takes {allow}");
-        Self {
-            allow: Some(allow),
-            ..Self::new(Code::MethodNotAllowed, detail)
-        }
+        Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, detail) }
     }
 
     /// A path that doesn't exist.
@@ -68,10 +58,7 @@ impl Problem {
     /// The same problem, asking the client to try again after `seconds`.
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
-        Self {
-            retry_after: Some(seconds),
-            ..self
-        }
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// The status of the response, as a number.
@@ -102,10 +89,8 @@ impl Problem {
         };
         [
             Some((CONTENT_TYPE_NAME, HeaderValue::from_static(CONTENT_TYPE))),
-            self.retry_after
-                .map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds))),
-            self.allow
-                .map(|methods| (ALLOW, HeaderValue::from_static(methods))),
+            self.retry_after.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds))),
+            self.allow.map(|methods| (ALLOW, HeaderValue::from_static(methods))),
             challenge.map(|challenge| (WWW_AUTHENTICATE, HeaderValue::from_static(challenge))),
         ]
         .into_iter()
@@ -120,9 +105,7 @@ impl Problem {
         let mut response = Response::new(B::from(body));
         *response.status_mut() = self.code.status();
         response.headers_mut().extend(self.headers());
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
     }
 }
@@ -141,19 +124,11 @@ mod tests {
 
     #[test]
     fn is_an_rfc_9457_document() {
-        let response: Response<Vec<u8>> =
-            Problem::new(Code::KeyNotFound, "no key \"a\"").into_response();
+        let response: Response<Vec<u8>> = Problem::new(Code::KeyNotFound, "no key \"a\"").into_response();
         assert_eq!(response.status(), 404);
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/problem+json"
-        );
-        assert_eq!(
-            response.headers()["content-length"],
-            response.body().len().to_string().as_str()
-        );
-        let document: serde_json::Value =
-            serde_json::from_slice(response.body()).expect("a problem is JSON");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.headers()["content-length"], response.body().len().to_string().as_str());
+        let document: serde_json::Value = serde_json::from_slice(response.body()).expect("a problem is JSON");
         assert_eq!(
             document,
             serde_json::json!({
@@ -168,9 +143,7 @@ mod tests {
 
     #[test]
     fn carries_the_headers_of_its_kind() {
-        let overloaded: Response<Vec<u8>> = Problem::new(Code::Overloaded, "")
-            .retry_after(1)
-            .into_response();
+        let overloaded: Response<Vec<u8>> = Problem::new(Code::Overloaded, "").retry_after(1).into_response();
         assert_eq!(overloaded.headers()["retry-after"], "1");
         let method: Response<Vec<u8>> = Problem::method_not_allowed("GET, HEAD").into_response();
         assert_eq!(
@@ -178,9 +151,6 @@ mod tests {
             (405, &HeaderValue::from_static("GET, HEAD"))
         );
         let key: Response<Vec<u8>> = Problem::new(Code::InvalidApiKey, "").into_response();
-        assert_eq!(
-            key.headers()["www-authenticate"],
-            "ApiKey header=\"x-api-key\""
-        );
+        assert_eq!(key.headers()["www-authenticate"], "ApiKey header=\"x-api-key\"");
     }
 }

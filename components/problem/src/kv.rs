@@ -33,16 +33,10 @@ pub struct Entry<'a> {
 /// `invalid_key` if it is empty, `key_too_large` if it is longer than [`MAX_KEY`].
 pub fn check_key(key: &str) -> Result<(), Problem> {
     if key.is_empty() {
-        return Err(Problem::new(
-            Code::InvalidKey,
-            format!("the key is empty; it must have 1 to {MAX_KEY} bytes"),
-        ));
+        return Err(Problem::new(Code::InvalidKey, format!("the key is empty; it must have 1 to {MAX_KEY} bytes")));
     }
     if key.len() > MAX_KEY {
-        let detail = format!(
-            "the key has {} bytes; it must have 1 to {MAX_KEY}",
-            key.len()
-        );
+        let detail = format!("the key has {} bytes; it must have 1 to {MAX_KEY}", key.len());
         return Err(Problem::new(Code::KeyTooLarge, detail));
     }
     Ok(())
@@ -63,10 +57,7 @@ pub fn check_value(len: usize) -> Result<(), Problem> {
 /// A body longer than a `set` can be.
 #[must_use]
 pub fn body_too_large() -> Problem {
-    Problem::new(
-        Code::BodyTooLarge,
-        format!("the body has more than {MAX_SET_BODY} bytes"),
-    )
+    Problem::new(Code::BodyTooLarge, format!("the body has more than {MAX_SET_BODY} bytes"))
 }
 
 /// Reads the body of a `set`: a JSON object with the strings `key` and `value`. Other fields are ignored.
@@ -75,18 +66,13 @@ pub fn body_too_large() -> Problem {
 /// `invalid_json` if it isn't JSON, `invalid_request` if a field is missing, given twice or not a string (the detail
 /// names it), and those of [`check_key`] and [`check_value`].
 pub fn parse_entry(body: &[u8]) -> Result<Entry<'_>, Problem> {
-    let fields: Fields<'_> =
-        serde_json::from_slice(body).map_err(|error| match error.classify() {
-            Category::Data => Problem::new(
-                Code::InvalidRequest,
-                format!(
-                    "the body must be a JSON object with the strings \"key\" and \"value\": {error}"
-                ),
-            ),
-            Category::Syntax | Category::Eof | Category::Io => {
-                Problem::new(Code::InvalidJson, error.to_string())
-            }
-        })?;
+    let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => Problem::new(
+            Code::InvalidRequest,
+            format!("the body must be a JSON object with the strings \"key\" and \"value\": {error}"),
+        ),
+        Category::Syntax | Category::Eof | Category::Io => Problem::new(Code::InvalidJson, error.to_string()),
+    })?;
     let key = text("key", fields.key)?;
     let value = text("value", fields.value)?;
     check_key(&key)?;
@@ -100,18 +86,8 @@ pub fn parse_entry(body: &[u8]) -> Result<Entry<'_>, Problem> {
 /// `invalid_request` if there is no such parameter, `invalid_key` if it can't be decoded, and those of [`check_key`].
 pub fn key_from_query(query: Option<&str>) -> Result<Cow<'_, str>, Problem> {
     let key = query::parameter(query, "key")
-        .map_err(|error| {
-            Problem::new(
-                Code::InvalidKey,
-                format!("the key can't be decoded: {error}"),
-            )
-        })?
-        .ok_or_else(|| {
-            Problem::new(
-                Code::InvalidRequest,
-                "the parameter \"key\" is missing: ?key=NAME",
-            )
-        })?;
+        .map_err(|error| Problem::new(Code::InvalidKey, format!("the key can't be decoded: {error}")))?
+        .ok_or_else(|| Problem::new(Code::InvalidRequest, "the parameter \"key\" is missing: ?key=NAME"))?;
     check_key(&key)?;
     Ok(key)
 }
@@ -124,31 +100,20 @@ pub fn check_content_type(content_type: Option<&[u8]>) -> Result<(), Problem> {
     let Some(content_type) = content_type else {
         return Ok(());
     };
-    let media_type = content_type
-        .split(|byte| *byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     if media_type.eq_ignore_ascii_case(b"application/json") {
         return Ok(());
     }
-    Err(Problem::new(
-        Code::UnsupportedMediaType,
-        "the body must be application/json",
-    ))
+    Err(Problem::new(Code::UnsupportedMediaType, "the body must be application/json"))
 }
 
 fn text<'a>(name: &str, field: Option<Field<'a>>) -> Result<Cow<'a, str>, Problem> {
     match field {
         Some(Field::Text(text)) => Ok(text),
-        Some(Field::Other(found)) => Err(Problem::new(
-            Code::InvalidRequest,
-            format!("the field \"{name}\" must be a string, not {found}"),
-        )),
-        None => Err(Problem::new(
-            Code::InvalidRequest,
-            format!("the field \"{name}\" is missing"),
-        )),
+        Some(Field::Other(found)) => {
+            Err(Problem::new(Code::InvalidRequest, format!("the field \"{name}\" must be a string, not {found}")))
+        }
+        None => Err(Problem::new(Code::InvalidRequest, format!("the field \"{name}\" is missing"))),
     }
 }
 
@@ -174,10 +139,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields {
-            key: None,
-            value: None,
-        };
+        let mut fields = Fields { key: None, value: None };
         while let Some(name) = map.next_key::<String>()? {
             let (field, name) = match name.as_str() {
                 "key" => (&mut fields.key, "key"),
@@ -273,38 +235,18 @@ mod tests {
 
     #[test]
     fn reads_an_entry_and_ignores_other_fields() {
-        let entry =
-            parse_entry(br#"{"value":"a\nb\u0000","ttl":[1,{"x":null}],"key":"k/ \ud83d\ude00"}"#)
-                .expect("a good body");
-        assert_eq!(
-            (entry.key.as_ref(), entry.value.as_ref()),
-            ("k/ \u{1f600}", "a\nb\0")
-        );
-        assert_eq!(
-            parse_entry(br#"{"key":"k","value":""}"#)
-                .expect("an empty value is a value")
-                .value,
-            ""
-        );
+        let entry = parse_entry(br#"{"value":"a\nb\u0000","ttl":[1,{"x":null}],"key":"k/ \ud83d\ude00"}"#)
+            .expect("a good body");
+        assert_eq!((entry.key.as_ref(), entry.value.as_ref()), ("k/ \u{1f600}", "a\nb\0"));
+        assert_eq!(parse_entry(br#"{"key":"k","value":""}"#).expect("an empty value is a value").value, "");
     }
 
     #[test]
     fn what_is_not_json_is_invalid_json() {
-        for body in [
-            "",
-            "{",
-            "nope",
-            r#"{"key":"a","value":"b"} x"#,
-            r#"{"key":"\ud800","value":""}"#,
-        ] {
+        for body in ["", "{", "nope", r#"{"key":"a","value":"b"} x"#, r#"{"key":"\ud800","value":""}"#] {
             assert_eq!(code(body).0, Code::InvalidJson, "{body}");
         }
-        assert_eq!(
-            parse_entry(b"{\"key\":\"\xff\",\"value\":\"\"}")
-                .expect_err("not UTF-8")
-                .code,
-            Code::InvalidJson
-        );
+        assert_eq!(parse_entry(b"{\"key\":\"\xff\",\"value\":\"\"}").expect_err("not UTF-8").code, Code::InvalidJson);
     }
 
     #[test]
@@ -312,30 +254,12 @@ mod tests {
         for (body, name) in [
             (r#"{"value":"v"}"#, "\"key\" is missing"),
             (r#"{"key":"k"}"#, "\"value\" is missing"),
-            (
-                r#"{"key":1,"value":"v"}"#,
-                "\"key\" must be a string, not a number",
-            ),
-            (
-                r#"{"key":"k","value":null}"#,
-                "\"value\" must be a string, not null",
-            ),
-            (
-                r#"{"key":"k","value":{"a":[1]}}"#,
-                "\"value\" must be a string, not an object",
-            ),
-            (
-                r#"{"key":["k"],"value":""}"#,
-                "\"key\" must be a string, not an array",
-            ),
-            (
-                r#"{"key":true,"value":""}"#,
-                "\"key\" must be a string, not a boolean",
-            ),
-            (
-                r#"{"key":"k","key":"k","value":""}"#,
-                "duplicate field `key`",
-            ),
+            (r#"{"key":1,"value":"v"}"#, "\"key\" must be a string, not a number"),
+            (r#"{"key":"k","value":null}"#, "\"value\" must be a string, not null"),
+            (r#"{"key":"k","value":{"a":[1]}}"#, "\"value\" must be a string, not an object"),
+            (r#"{"key":["k"],"value":""}"#, "\"key\" must be a string, not an array"),
+            (r#"{"key":true,"value":""}"#, "\"key\" must be a string, not a boolean"),
+            (r#"{"key":"k","key":"k","value":""}"#, "duplicate field `key`"),
             ("[1]", "JSON object"),
             ("\"x\"", "JSON object"),
         ] {
@@ -349,20 +273,10 @@ mod tests {
     fn the_limits_include_their_ends() {
         assert_eq!(check_key("").expect_err("empty").code, Code::InvalidKey);
         assert_eq!(check_key(&"k".repeat(MAX_KEY)), Ok(()));
-        assert_eq!(
-            check_key(&"k".repeat(MAX_KEY + 1))
-                .expect_err("too long")
-                .code,
-            Code::KeyTooLarge
-        );
+        assert_eq!(check_key(&"k".repeat(MAX_KEY + 1)).expect_err("too long").code, Code::KeyTooLarge);
         assert_eq!(check_value(MAX_VALUE), Ok(()));
-        assert_eq!(
-            check_value(MAX_VALUE + 1).expect_err("too long").code,
-            Code::ValueTooLarge
-        );
-        let body =
-            serde_json::json!({ "key": "\0".repeat(MAX_KEY), "value": "\0".repeat(MAX_VALUE) })
-                .to_string();
+        assert_eq!(check_value(MAX_VALUE + 1).expect_err("too long").code, Code::ValueTooLarge);
+        let body = serde_json::json!({ "key": "\0".repeat(MAX_KEY), "value": "\0".repeat(MAX_VALUE) }).to_string();
         assert!(body.len() <= MAX_SET_BODY);
         assert!(parse_entry(body.as_bytes()).is_ok());
     }
@@ -370,43 +284,19 @@ mod tests {
     #[test]
     fn reads_the_key_of_a_query() {
         assert_eq!(key_from_query(Some("key=a%2Fb")), Ok("a/b".into()));
-        assert_eq!(
-            key_from_query(None).expect_err("none").code,
-            Code::InvalidRequest
-        );
-        assert_eq!(
-            key_from_query(Some("key=")).expect_err("empty").code,
-            Code::InvalidKey
-        );
-        assert_eq!(
-            key_from_query(Some("key=%ff")).expect_err("not UTF-8").code,
-            Code::InvalidKey
-        );
+        assert_eq!(key_from_query(None).expect_err("none").code, Code::InvalidRequest);
+        assert_eq!(key_from_query(Some("key=")).expect_err("empty").code, Code::InvalidKey);
+        assert_eq!(key_from_query(Some("key=%ff")).expect_err("not UTF-8").code, Code::InvalidKey);
     }
 
     #[test]
     fn content_types() {
-        for good in [
-            None,
-            Some("application/json"),
-            Some("Application/JSON; charset=utf-8"),
-        ] {
-            assert_eq!(
-                check_content_type(good.map(str::as_bytes)),
-                Ok(()),
-                "{good:?}"
-            );
+        for good in [None, Some("application/json"), Some("Application/JSON; charset=utf-8")] {
+            assert_eq!(check_content_type(good.map(str::as_bytes)), Ok(()), "{good:?}");
         }
-        for bad in [
-            "text/plain",
-            "",
-            "application/jsonx",
-            "application/x-www-form-urlencoded",
-        ] {
+        for bad in ["text/plain", "", "application/jsonx", "application/x-www-form-urlencoded"] {
             assert_eq!(
-                check_content_type(Some(bad.as_bytes()))
-                    .expect_err("not JSON")
-                    .code,
+                check_content_type(Some(bad.as_bytes())).expect_err("not JSON").code,
                 Code::UnsupportedMediaType
             );
         }

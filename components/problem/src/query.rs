@@ -20,9 +20,7 @@ pub enum DecodeError {
 impl std::fmt::Display for DecodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            DecodeError::Escape => {
-                "a % must be followed by two hexadecimal digits (a % itself is %25)"
-            }
+            DecodeError::Escape => "a % must be followed by two hexadecimal digits (a % itself is %25)",
             DecodeError::Utf8 => "the decoded bytes are not UTF-8",
         })
     }
@@ -43,10 +41,7 @@ pub fn split(target: &str) -> (&str, Option<&str>) {
 ///
 /// # Errors
 /// The parameter's value can't be decoded.
-pub fn parameter<'a>(
-    query: Option<&'a str>,
-    name: &str,
-) -> Result<Option<Cow<'a, str>>, DecodeError> {
+pub fn parameter<'a>(query: Option<&'a str>, name: &str) -> Result<Option<Cow<'a, str>>, DecodeError> {
     for pair in query.unwrap_or_default().split('&') {
         let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
         if found == name || decode_form(found).is_ok_and(|found| found == name) {
@@ -81,20 +76,14 @@ pub fn decode(text: &str) -> Result<Cow<'_, str>, DecodeError> {
         }
         rest = &rest[at + 3..];
     }
-    percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_| DecodeError::Utf8)
+    percent_decode_str(text).decode_utf8().map_err(|_| DecodeError::Utf8)
 }
 
 /// Encodes text so that it can stand as a path segment or as a query's value.
 #[must_use]
 pub fn encode(text: &str) -> String {
     /// RFC 3986's unreserved characters stay.
-    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
@@ -139,10 +128,7 @@ mod tests {
     fn a_plus_is_a_space_in_a_query_only() {
         assert_eq!(decode("a+b"), Ok("a+b".into()));
         assert_eq!(decode_form("a+b%2B"), Ok("a b+".into()));
-        assert_eq!(
-            decode_form(&segment_to_value("a+b&c%2Fd")),
-            Ok("a+b&c/d".into())
-        );
+        assert_eq!(decode_form(&segment_to_value("a+b&c%2Fd")), Ok("a+b&c/d".into()));
     }
 
     proptest! {

@@ -17,10 +17,7 @@ pub struct RoundRobin {
 impl RoundRobin {
     /// Starts with the first member.
     pub const fn new() -> Self {
-        Self {
-            turn: AtomicU64::new(0),
-            retry_turn: AtomicU64::new(0),
-        }
+        Self { turn: AtomicU64::new(0), retry_turn: AtomicU64::new(0) }
     }
 
     /// The index, below `members`, of the next one; `None` if there are none.

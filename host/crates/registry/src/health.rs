@@ -16,10 +16,7 @@ pub struct HealthPolicy {
 /// Three failures, two passes.
 impl Default for HealthPolicy {
     fn default() -> Self {
-        Self {
-            unhealthy_after: 3,
-            healthy_after: 2,
-        }
+        Self { unhealthy_after: 3, healthy_after: 2 }
     }
 }
 
@@ -39,10 +36,7 @@ enum State {
 impl Health {
     /// Healthy until proven otherwise.
     pub fn new(policy: HealthPolicy) -> Self {
-        Self {
-            policy,
-            state: State::Healthy { failed_checks: 0 },
-        }
+        Self { policy, state: State::Healthy { failed_checks: 0 } }
     }
 
     /// Whether the instance should get requests.
@@ -54,22 +48,14 @@ impl Health {
     pub fn check(&mut self, passed: bool) {
         self.state = match (self.state, passed) {
             (State::Healthy { .. }, true) => State::Healthy { failed_checks: 0 },
-            (State::Healthy { failed_checks }, false)
-                if failed_checks + 1 >= self.policy.unhealthy_after =>
-            {
+            (State::Healthy { failed_checks }, false) if failed_checks + 1 >= self.policy.unhealthy_after => {
                 State::Unhealthy { passed_checks: 0 }
             }
-            (State::Healthy { failed_checks }, false) => State::Healthy {
-                failed_checks: failed_checks + 1,
-            },
-            (State::Unhealthy { passed_checks }, true)
-                if passed_checks + 1 >= self.policy.healthy_after =>
-            {
+            (State::Healthy { failed_checks }, false) => State::Healthy { failed_checks: failed_checks + 1 },
+            (State::Unhealthy { passed_checks }, true) if passed_checks + 1 >= self.policy.healthy_after => {
                 State::Healthy { failed_checks: 0 }
             }
-            (State::Unhealthy { passed_checks }, true) => State::Unhealthy {
-                passed_checks: passed_checks + 1,
-            },
+            (State::Unhealthy { passed_checks }, true) => State::Unhealthy { passed_checks: passed_checks + 1 },
             (State::Unhealthy { .. }, false) => State::Unhealthy { passed_checks: 0 },
         };
     }
@@ -96,10 +82,7 @@ mod tests {
 
     #[test]
     fn zero_counts_as_one() {
-        let mut health = Health::new(HealthPolicy {
-            unhealthy_after: 0,
-            healthy_after: 0,
-        });
+        let mut health = Health::new(HealthPolicy { unhealthy_after: 0, healthy_after: 0 });
         assert!(health.is_healthy());
         health.check(false);
         assert!(!health.is_healthy());

@@ -35,9 +35,9 @@ fn is_host_label(text: &str, longest: usize, dots: bool) -> bool {
     bytes.len() <= longest
         && edge(bytes.first())
         && edge(bytes.last())
-        && bytes.iter().all(|byte| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (dots && *byte == b'.')
-        })
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (dots && *byte == b'.'))
 }
 
 macro_rules! name_type {
@@ -136,9 +136,7 @@ pub enum InvalidAddress {
     #[error("an address has at most 300 characters")]
     TooLong,
     /// Another scheme, or none.
-    #[error(
-        "an address starts with `http://`, like `http://10.0.0.7:8080`; no other scheme is supported"
-    )]
+    #[error("an address starts with `http://`, like `http://10.0.0.7:8080`; no other scheme is supported")]
     Scheme,
     /// It has a user or a password.
     #[error("an address has no user or password: remove what is before the `@`")]
@@ -147,9 +145,7 @@ pub enum InvalidAddress {
     #[error("an address ends after host and port: remove the path, query or fragment")]
     Path,
     /// The host is no host name and no IP address.
-    #[error(
-        "an address names a host: a host name, an IPv4 address, or an IPv6 address in brackets"
-    )]
+    #[error("an address names a host: a host name, an IPv4 address, or an IPv6 address in brackets")]
     Host,
     /// The port is no number from 1 to 65535.
     #[error("an address's port is a number from 1 to 65535")]
@@ -196,9 +192,7 @@ impl FromStr for Address {
         }
 
         let host_end = if rest.starts_with('[') {
-            rest.find(']')
-                .map(|bracket| bracket + 1)
-                .ok_or(InvalidAddress::Host)?
+            rest.find(']').map(|bracket| bracket + 1).ok_or(InvalidAddress::Host)?
         } else {
             rest.find(':').unwrap_or(rest.len())
         };
@@ -209,16 +203,8 @@ impl FromStr for Address {
             None if port.is_empty() => 80,
             None => return Err(InvalidAddress::Host),
         };
-        let authority = if port == 80 {
-            host.clone()
-        } else {
-            format!("{host}:{port}")
-        };
-        Ok(Self {
-            authority: authority.into(),
-            host: host.len(),
-            port,
-        })
+        let authority = if port == 80 { host.clone() } else { format!("{host}:{port}") };
+        Ok(Self { authority: authority.into(), host: host.len(), port })
     }
 }
 
@@ -244,10 +230,7 @@ fn parse_host(host: &str) -> Result<String, InvalidAddress> {
 fn parse_port(port: &str) -> Result<u16, InvalidAddress> {
     // `u16::from_str` alone would accept `+80`.
     if port.bytes().all(|byte| byte.is_ascii_digit()) {
-        port.parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or(InvalidAddress::Port)
+        port.parse().ok().filter(|port| *port != 0).ok_or(InvalidAddress::Port)
     } else {
         Err(InvalidAddress::Port)
     }
@@ -315,28 +298,11 @@ mod tests {
     #[test]
     fn names_follow_the_rule() {
         for good in ["a", "storage-1", "A_b", "_", "0", &"x".repeat(63)] {
-            assert_eq!(
-                good.parse::<Namespace>().map(|name| name.to_string()),
-                Ok(good.to_owned())
-            );
+            assert_eq!(good.parse::<Namespace>().map(|name| name.to_string()), Ok(good.to_owned()));
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "-a",
-            "a-",
-            "a b",
-            "a/b",
-            "ä",
-            "a\0",
-            "a\n",
-            &"x".repeat(64),
-        ] {
-            assert_eq!(
-                bad.parse::<Namespace>(),
-                Err(InvalidName::Namespace),
-                "{bad:?}"
-            );
+        for bad in ["", "-a", "a-", "a b", "a/b", "ä", "a\0", "a\n", &"x".repeat(64)] {
+            assert_eq!(bad.parse::<Namespace>(), Err(InvalidName::Namespace), "{bad:?}");
         }
         assert!("10.0.0.7-8080".parse::<Name>().is_ok());
         assert!("x".repeat(128).parse::<Name>().is_ok());
@@ -351,28 +317,15 @@ mod tests {
     fn addresses_are_brought_to_normal_form() {
         for (text, authority, host, port) in [
             ("http://10.0.0.7:8080", "10.0.0.7:8080", "10.0.0.7", 8080),
-            (
-                "http://storage-1:8080/",
-                "storage-1:8080",
-                "storage-1",
-                8080,
-            ),
-            (
-                "HTTP://My_Host.Example",
-                "my_host.example",
-                "my_host.example",
-                80,
-            ),
+            ("http://storage-1:8080/", "storage-1:8080", "storage-1", 8080),
+            ("HTTP://My_Host.Example", "my_host.example", "my_host.example", 80),
             ("http://a:80", "a", "a", 80),
             ("http://a:00080", "a", "a", 80),
             ("http://[0:0::1]:65535", "[::1]:65535", "[::1]", 65535),
             ("http://[::1]", "[::1]", "[::1]", 80),
         ] {
             let address: Address = text.parse().expect(text);
-            assert_eq!(
-                (address.authority(), address.host(), address.port()),
-                (authority, host, port)
-            );
+            assert_eq!((address.authority(), address.host(), address.port()), (authority, host, port));
             assert_eq!(address.to_string(), format!("http://{authority}"));
             assert_eq!(address.to_string().parse(), Ok(address));
         }

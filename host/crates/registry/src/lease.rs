@@ -27,12 +27,7 @@ pub enum Lapse {
 impl Lease {
     /// A lease that is missed `ttl` after `now` and over `life` after `now` (`life` below `ttl` counts as `ttl`).
     pub fn new(ttl: Duration, life: Duration, now: Instant) -> Self {
-        Self {
-            ttl,
-            life: life.max(ttl),
-            renewed: now,
-            missed: false,
-        }
+        Self { ttl, life: life.max(ttl), renewed: now, missed: false }
     }
 
     /// A heartbeat came. One that is older than the newest (threads race) changes nothing but is a heartbeat still.
@@ -43,8 +38,7 @@ impl Lease {
 
     /// When [`Lease::advance`] will next have something to tell; `None` if that is beyond what the clock can express.
     pub fn due(&self) -> Option<Instant> {
-        self.renewed
-            .checked_add(if self.missed { self.life } else { self.ttl })
+        self.renewed.checked_add(if self.missed { self.life } else { self.ttl })
     }
 
     /// Lets time pass until `now`, and says what happened. `Over` is told again and again.

@@ -39,10 +39,7 @@ pub struct Config {
 /// Heartbeats every 5 s, a TTL of 15 s, removal after ten, 20,000 instances.
 impl Default for Config {
     fn default() -> Self {
-        let HealthPolicy {
-            unhealthy_after,
-            healthy_after,
-        } = HealthPolicy::default();
+        let HealthPolicy { unhealthy_after, healthy_after } = HealthPolicy::default();
         Self {
             heartbeat_interval: Duration::from_secs(5),
             ttl: Duration::from_secs(15),
@@ -68,9 +65,7 @@ pub enum Registration {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RegisterError {
     /// There are as many instances as [`Config::max_instances`] allows.
-    #[error(
-        "the registry is full: {limit} instances are registered; deregister some, or wait until dead ones expire"
-    )]
+    #[error("the registry is full: {limit} instances are registered; deregister some, or wait until dead ones expire")]
     Full {
         /// The most there can be.
         limit: usize,
@@ -169,11 +164,7 @@ impl Registry {
     /// Makes a namespace known even while it has no instances.
     pub fn declare(&self, namespace: &Namespace) {
         let mut records = self.lock();
-        records
-            .namespaces
-            .entry(namespace.clone())
-            .or_default()
-            .declared = true;
+        records.namespaces.entry(namespace.clone()).or_default().declared = true;
         records.next.add(namespace);
         self.publish(&records);
     }
@@ -192,10 +183,7 @@ impl Registry {
     ) -> Result<(), RegisterError> {
         let mut records = self.lock();
         if records.get_mut(namespace, name).is_some() {
-            return Err(RegisterError::NameTaken {
-                namespace: namespace.clone(),
-                name: name.clone(),
-            });
+            return Err(RegisterError::NameTaken { namespace: namespace.clone(), name: name.clone() });
         }
         self.check_room(&records)?;
         records.add(namespace, name, Location::InProcess, policy, None, now);
@@ -219,10 +207,7 @@ impl Registry {
         let mut records = self.lock();
         let registration = match records.get_mut(namespace, name) {
             Some(Record { lease: None, .. }) => {
-                return Err(RegisterError::NameTaken {
-                    namespace: namespace.clone(),
-                    name: name.clone(),
-                });
+                return Err(RegisterError::NameTaken { namespace: namespace.clone(), name: name.clone() });
             }
             Some(record) if *record.member.location() == location => {
                 records.renew(namespace, name, now);
@@ -230,26 +215,12 @@ impl Registry {
             }
             Some(_) => {
                 records.remove(namespace, name);
-                records.add(
-                    namespace,
-                    name,
-                    location,
-                    self.remote_policy(),
-                    Some(self.lease(now)),
-                    now,
-                );
+                records.add(namespace, name, location, self.remote_policy(), Some(self.lease(now)), now);
                 Registration::Known
             }
             None => {
                 self.check_room(&records)?;
-                records.add(
-                    namespace,
-                    name,
-                    location,
-                    self.remote_policy(),
-                    Some(self.lease(now)),
-                    now,
-                );
+                records.add(namespace, name, location, self.remote_policy(), Some(self.lease(now)), now);
                 Registration::New
             }
         };
@@ -261,12 +232,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`UnknownInstance`] if no remote instance has that name; it has to register (again).
-    pub fn heartbeat(
-        &self,
-        namespace: &Namespace,
-        name: &Name,
-        now: Instant,
-    ) -> Result<(), UnknownInstance> {
+    pub fn heartbeat(&self, namespace: &Namespace, name: &Name, now: Instant) -> Result<(), UnknownInstance> {
         let mut records = self.lock();
         match records.renew(namespace, name, now) {
             Some(changed) => {
@@ -275,20 +241,14 @@ impl Registry {
                 }
                 Ok(())
             }
-            None => Err(UnknownInstance {
-                namespace: namespace.clone(),
-                name: name.clone(),
-            }),
+            None => Err(UnknownInstance { namespace: namespace.clone(), name: name.clone() }),
         }
     }
 
     /// Removes a remote instance. False if no remote instance has that name.
     pub fn deregister(&self, namespace: &Namespace, name: &Name) -> bool {
         let mut records = self.lock();
-        if !matches!(
-            records.get_mut(namespace, name),
-            Some(Record { lease: Some(_), .. })
-        ) {
+        if !matches!(records.get_mut(namespace, name), Some(Record { lease: Some(_), .. })) {
             return false;
         }
         records.remove(namespace, name);
@@ -342,9 +302,7 @@ impl Registry {
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let mut records = self.lock();
         let mut changed = false;
-        while let Some((_, namespace, name)) =
-            records.due.first().filter(|(due, ..)| *due <= now).cloned()
-        {
+        while let Some((_, namespace, name)) = records.due.first().filter(|(due, ..)| *due <= now).cloned() {
             changed |= records.lapse(&namespace, &name, now);
         }
         if changed {
@@ -363,25 +321,18 @@ impl Registry {
         entries
             .into_iter()
             .flat_map(|entry| entry.records.values())
-            .map(
-                |Record {
-                     member, last_seen, ..
-                 }| InstanceInfo {
-                    namespace: member.namespace().clone(),
-                    name: member.name().clone(),
-                    available: member.is_available(),
-                    location: member.location().clone(),
-                    last_seen: now.saturating_duration_since(*last_seen),
-                },
-            )
+            .map(|Record { member, last_seen, .. }| InstanceInfo {
+                namespace: member.namespace().clone(),
+                name: member.name().clone(),
+                available: member.is_available(),
+                location: member.location().clone(),
+                last_seen: now.saturating_duration_since(*last_seen),
+            })
             .collect()
     }
 
     fn remote_policy(&self) -> HealthPolicy {
-        HealthPolicy {
-            unhealthy_after: self.0.config.unhealthy_after,
-            healthy_after: self.0.config.healthy_after,
-        }
+        HealthPolicy { unhealthy_after: self.0.config.unhealthy_after, healthy_after: self.0.config.healthy_after }
     }
 
     fn lease(&self, now: Instant) -> Lease {
@@ -391,11 +342,7 @@ impl Registry {
 
     fn check_room(&self, records: &Records) -> Result<(), RegisterError> {
         let limit = self.0.config.max_instances;
-        if records.instances < limit {
-            Ok(())
-        } else {
-            Err(RegisterError::Full { limit })
-        }
+        if records.instances < limit { Ok(()) } else { Err(RegisterError::Full { limit }) }
     }
 
     /// Makes the change under way visible, before the lock is released: snapshots are published in order.
@@ -404,10 +351,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, Records> {
-        self.0
-            .records
-            .lock()
-            .expect("nothing panics under the lock")
+        self.0.records.lock().expect("nothing panics under the lock")
     }
 }
 
@@ -425,25 +369,10 @@ impl Records {
         lease: Option<Lease>,
         now: Instant,
     ) {
-        let member = Arc::new(Member::new(
-            namespace.clone(),
-            name.clone(),
-            location,
-            policy.unhealthy_after,
-        ));
+        let member = Arc::new(Member::new(namespace.clone(), name.clone(), location, policy.unhealthy_after));
         self.next.place(&member);
-        let record = Record {
-            member,
-            health: Health::new(policy),
-            lease,
-            due: None,
-            last_seen: now,
-        };
-        self.namespaces
-            .entry(namespace.clone())
-            .or_default()
-            .records
-            .insert(name.clone(), record);
+        let record = Record { member, health: Health::new(policy), lease, due: None, last_seen: now };
+        self.namespaces.entry(namespace.clone()).or_default().records.insert(name.clone(), record);
         self.instances += 1;
         self.schedule(namespace, name);
     }
@@ -465,11 +394,7 @@ impl Records {
     }
 
     fn drop_if_empty(&mut self, namespace: &Namespace) {
-        if self
-            .namespaces
-            .get(namespace)
-            .is_some_and(|entry| !entry.declared && entry.records.is_empty())
-        {
+        if self.namespaces.get(namespace).is_some_and(|entry| !entry.declared && entry.records.is_empty()) {
             self.namespaces.remove(namespace);
             self.next.remove(namespace);
         }

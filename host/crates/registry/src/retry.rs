@@ -22,11 +22,7 @@ pub struct RetryPolicy {
 /// 20 % over 10 s, at least 10 a second.
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self {
-            window: Duration::from_secs(10),
-            ratio: 0.2,
-            min_per_second: 10,
-        }
+        Self { window: Duration::from_secs(10), ratio: 0.2, min_per_second: 10 }
     }
 }
 
@@ -55,10 +51,7 @@ impl Slot {
     }
 
     fn unpack(packed: u64) -> Self {
-        Self {
-            second: (packed >> 32) as u32,
-            count: packed as u32,
-        }
+        Self { second: (packed >> 32) as u32, count: packed as u32 }
     }
 }
 
@@ -105,12 +98,8 @@ impl RetryBudget {
         if retries[index].second < second {
             retries[index] = Slot { second, count: 0 };
         }
-        let requests = self.within_window(
-            self.requests
-                .iter()
-                .map(|slot| Slot::unpack(slot.load(Ordering::Relaxed))),
-            second,
-        );
+        let requests =
+            self.within_window(self.requests.iter().map(|slot| Slot::unpack(slot.load(Ordering::Relaxed))), second);
         let retried = self.within_window(retries.iter().copied(), second);
         let allowed = retries[index].count < self.policy.min_per_second
             || (retried + 1) as f64 <= requests as f64 * self.policy.ratio;
@@ -122,18 +111,13 @@ impl RetryBudget {
 
     fn within_window(&self, slots: impl Iterator<Item = Slot>, second: u32) -> u64 {
         let window = self.requests.len() as u64;
-        slots
-            .filter(|slot| u64::from(slot.second) + window > u64::from(second))
-            .map(|slot| u64::from(slot.count))
-            .sum()
+        slots.filter(|slot| u64::from(slot.second) + window > u64::from(second)).map(|slot| u64::from(slot.count)).sum()
     }
 
     /// Whole seconds since the first call, from 1 on (0 is the second of an empty slot). Enough for 136 years.
     fn second(&self, now: Instant) -> u32 {
         let origin = *self.origin.get_or_init(|| now);
-        u32::try_from(now.saturating_duration_since(origin).as_secs())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1)
+        u32::try_from(now.saturating_duration_since(origin).as_secs()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     fn lock(&self) -> MutexGuard<'_, Box<[Slot]>> {
@@ -157,11 +141,7 @@ mod tests {
         let budget = RetryBudget::new(RetryPolicy::default());
         let start = Instant::now();
         for second in 0..30 {
-            assert_eq!(
-                retries(&budget, start + Duration::from_secs(second), 50),
-                10,
-                "second {second}"
-            );
+            assert_eq!(retries(&budget, start + Duration::from_secs(second), 50), 10, "second {second}");
         }
     }
 
@@ -184,19 +164,12 @@ mod tests {
         for _ in 0..1000 {
             budget.request(start);
         }
-        assert_eq!(
-            retries(&budget, start + Duration::from_secs(1_000_000), 1000),
-            10
-        );
+        assert_eq!(retries(&budget, start + Duration::from_secs(1_000_000), 1000), 10);
     }
 
     #[test]
     fn no_minimum_and_no_ratio_means_no_retries() {
-        let policy = RetryPolicy {
-            window: Duration::ZERO,
-            ratio: 0.0,
-            min_per_second: 0,
-        };
+        let policy = RetryPolicy { window: Duration::ZERO, ratio: 0.0, min_per_second: 0 };
         let budget = RetryBudget::new(policy);
         budget.request(Instant::now());
         assert!(!budget.try_retry(Instant::now()));
@@ -204,10 +177,7 @@ mod tests {
 
     #[test]
     fn requests_of_all_threads_count() {
-        let budget = RetryBudget::new(RetryPolicy {
-            min_per_second: 0,
-            ..RetryPolicy::default()
-        });
+        let budget = RetryBudget::new(RetryPolicy { min_per_second: 0, ..RetryPolicy::default() });
         let now = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -70,10 +70,7 @@ impl Snapshot {
     /// Puts a member where its state says, in the place of the one that has its name.
     pub(crate) fn place(&mut self, member: &Arc<Member>) {
         self.add(&member.namespace);
-        let group = self
-            .groups
-            .find_mut(member.namespace.as_str())
-            .expect("was just added");
+        let group = self.groups.find_mut(member.namespace.as_str()).expect("was just added");
         let group = Arc::make_mut(group);
         group.all.insert(member.clone());
         if member.is_available() {
@@ -105,13 +102,9 @@ impl Group {
 
     /// For a retry: the next available member whose name none of `tried` has. None if there is none left.
     pub fn pick_untried(&self, tried: &[Arc<Member>]) -> Option<&Arc<Member>> {
-        let is_tried = |index| {
-            self.available
-                .get(index)
-                .is_some_and(|member| tried.iter().any(|tried| tried.name == member.name))
-        };
-        self.available
-            .get(self.turns.pick_untried(self.available.len(), is_tried)?)
+        let is_tried =
+            |index| self.available.get(index).is_some_and(|member| tried.iter().any(|tried| tried.name == member.name));
+        self.available.get(self.turns.pick_untried(self.available.len(), is_tried)?)
     }
 
     /// The member of that name, available or not.
@@ -136,12 +129,7 @@ impl Group {
 }
 
 impl Member {
-    pub(crate) fn new(
-        namespace: Namespace,
-        name: Name,
-        location: Location,
-        unhealthy_after: u32,
-    ) -> Self {
+    pub(crate) fn new(namespace: Namespace, name: Name, location: Location, unhealthy_after: u32) -> Self {
         Self {
             namespace,
             name,

@@ -32,10 +32,7 @@ const CHUNK: usize = 128;
 
 impl<T> Default for Sorted<T> {
     fn default() -> Self {
-        Self {
-            chunks: Vec::new(),
-            len: 0,
-        }
+        Self { chunks: Vec::new(), len: 0 }
     }
 }
 
@@ -49,10 +46,7 @@ impl<T: Named + Clone> Sorted<T> {
     }
 
     pub(crate) fn get(&self, index: usize) -> Option<&T> {
-        let chunk = self
-            .chunks
-            .partition_point(|chunk| chunk.start <= index)
-            .checked_sub(1)?;
+        let chunk = self.chunks.partition_point(|chunk| chunk.start <= index).checked_sub(1)?;
         let chunk = &self.chunks[chunk];
         chunk.items.get(index - chunk.start)
     }
@@ -72,10 +66,7 @@ impl<T: Named + Clone> Sorted<T> {
         let (index, position) = self.search(item.name());
         let Some(chunk) = self.chunks.get_mut(index) else {
             // Only an empty list has no chunk to search.
-            self.chunks.push(Chunk {
-                start: 0,
-                items: Arc::new(vec![item]),
-            });
+            self.chunks.push(Chunk { start: 0, items: Arc::new(vec![item]) });
             self.len = 1;
             return;
         };
@@ -86,13 +77,7 @@ impl<T: Named + Clone> Sorted<T> {
                 items.insert(position, item);
                 if items.len() > CHUNK {
                     let items = items.split_off(CHUNK / 2);
-                    self.chunks.insert(
-                        index + 1,
-                        Chunk {
-                            start: 0,
-                            items: Arc::new(items),
-                        },
-                    );
+                    self.chunks.insert(index + 1, Chunk { start: 0, items: Arc::new(items) });
                 }
                 self.renumber(index);
             }
@@ -115,8 +100,7 @@ impl<T: Named + Clone> Sorted<T> {
 
     /// The chunk that `name` is or belongs in (0 if there are none), and where in it it is or belongs.
     fn search(&self, name: &str) -> (usize, Result<usize, usize>) {
-        let first =
-            |chunk: &Chunk<T>| chunk.items.first().expect("chunks are never empty").name() <= name;
+        let first = |chunk: &Chunk<T>| chunk.items.first().expect("chunks are never empty").name() <= name;
         let index = self.chunks.partition_point(first).saturating_sub(1);
         let position = match self.chunks.get(index) {
             Some(chunk) => chunk.items.binary_search_by(|item| item.name().cmp(name)),
@@ -155,24 +139,13 @@ mod tests {
 
     fn check(list: &Sorted<(String, u32)>, model: &BTreeMap<String, u32>) {
         assert_eq!(list.len(), model.len());
-        assert!(
-            list.iter()
-                .map(|(name, value)| (name, value))
-                .eq(model.iter())
-        );
+        assert!(list.iter().map(|(name, value)| (name, value)).eq(model.iter()));
         for (index, (name, value)) in model.iter().enumerate() {
             let item = (name.clone(), *value);
-            assert_eq!(
-                (list.get(index), list.find(name)),
-                (Some(&item), Some(&item))
-            );
+            assert_eq!((list.get(index), list.find(name)), (Some(&item), Some(&item)));
         }
         assert_eq!((list.get(model.len()), list.find("nobody")), (None, None));
-        assert!(
-            list.chunks
-                .iter()
-                .all(|chunk| (1..=CHUNK).contains(&chunk.items.len()))
-        );
+        assert!(list.chunks.iter().all(|chunk| (1..=CHUNK).contains(&chunk.items.len())));
     }
 
     proptest! {

@@ -75,10 +75,7 @@ mod tests {
     #[test]
     fn names_follow_the_rule() {
         for good in ["a", "A.b_c-9", ".", "-", &"x".repeat(64)] {
-            assert_eq!(
-                good.parse::<Bucket>().map(|bucket| bucket.to_string()),
-                Ok(good.to_owned())
-            );
+            assert_eq!(good.parse::<Bucket>().map(|bucket| bucket.to_string()), Ok(good.to_owned()));
         }
         for bad in ["a b", "a/b", "ä", "\0", &"x".repeat(65)] {
             assert_eq!(bad.parse::<Bucket>(), Err(InvalidBucket), "{bad:?}");

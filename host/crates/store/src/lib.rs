@@ -59,27 +59,16 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A bucket exists while it has a key; one without keys can't be told from one that never was.
 pub trait Store: Send + Sync + 'static {
     /// The value of `key`, if it has one.
-    fn get<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Value>, Error>>;
+    fn get<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, Error>>;
 
     /// Sets `key` to `value`, whatever it was.
-    fn set<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-        value: Value,
-    ) -> BoxFuture<'a, Result<(), Error>>;
+    fn set<'a>(&'a self, bucket: &'a Bucket, key: &'a str, value: Value) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Removes `key`. Says whether it existed.
-    fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str)
-    -> BoxFuture<'a, Result<bool, Error>>;
+    fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>>;
 
     /// Whether `key` has a value.
-    fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str)
-    -> BoxFuture<'a, Result<bool, Error>>;
+    fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>>;
 
     /// A page of the bucket's keys: in order, those greater than `after` (which need not exist), at most `limit` and at
     /// most [`Limits::batch`]; a `limit` of 0 counts as 1.
@@ -97,19 +86,10 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::NotANumber`] if the value is not the text of an `i64`, [`Error::Overflow`] if the sum is none.
-    fn increment<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-        delta: i64,
-    ) -> BoxFuture<'a, Result<i64, Error>>;
+    fn increment<'a>(&'a self, bucket: &'a Bucket, key: &'a str, delta: i64) -> BoxFuture<'a, Result<i64, Error>>;
 
     /// The value of `key`, and the version to hand to [`swap`](Store::swap).
-    fn read_versioned<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<Versioned, Error>>;
+    fn read_versioned<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Versioned, Error>>;
 
     /// Sets `key` to `value` if nothing wrote or deleted it since `version` was read. Otherwise changes nothing and says
     /// what there is now.
@@ -129,18 +109,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>>;
 
     /// Sets several keys, all or none. Of a key that occurs twice, the last value counts. At most [`Limits::batch`].
-    fn set_many<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        values: Vec<(String, Value)>,
-    ) -> BoxFuture<'a, Result<(), Error>>;
+    fn set_many<'a>(&'a self, bucket: &'a Bucket, values: Vec<(String, Value)>) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Removes several keys, all or none. One that doesn't exist is no error. At most [`Limits::batch`].
-    fn delete_many<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<(), Error>>;
+    fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: &'a [String]) -> BoxFuture<'a, Result<(), Error>>;
 
     /// How much the store holds, for metrics. Doesn't wait; may be a moment old.
     fn stats(&self) -> Stats;

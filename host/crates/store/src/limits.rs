@@ -20,12 +20,7 @@ pub struct Limits {
 /// Keys of 1 KiB, values of 1 MiB, 1 GiB in total, 1,000 keys in a batch.
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            key: 1 << 10,
-            value: 1 << 20,
-            total: 1 << 30,
-            batch: 1000,
-        }
+        Self { key: 1 << 10, value: 1 << 20, total: 1 << 30, batch: 1000 }
     }
 }
 
@@ -41,10 +36,7 @@ impl Limits {
     pub fn check_key(&self, key: &str) -> Result<(), Error> {
         match key.len() {
             0 => Err(Error::EmptyKey),
-            len if len > self.key => Err(Error::KeyTooLarge {
-                len,
-                limit: self.key,
-            }),
+            len if len > self.key => Err(Error::KeyTooLarge { len, limit: self.key }),
             _ => Ok(()),
         }
     }
@@ -55,10 +47,7 @@ impl Limits {
     /// [`Error::ValueTooLarge`].
     pub fn check_value(&self, value: &[u8]) -> Result<(), Error> {
         match value.len() {
-            len if len > self.value => Err(Error::ValueTooLarge {
-                len,
-                limit: self.value,
-            }),
+            len if len > self.value => Err(Error::ValueTooLarge { len, limit: self.value }),
             _ => Ok(()),
         }
     }
@@ -85,14 +74,7 @@ impl Limits {
     }
 
     fn check_batch(&self, len: usize) -> Result<(), Error> {
-        if len > self.batch {
-            Err(Error::BatchTooLarge {
-                len,
-                limit: self.batch,
-            })
-        } else {
-            Ok(())
-        }
+        if len > self.batch { Err(Error::BatchTooLarge { len, limit: self.batch }) } else { Ok(()) }
     }
 
     /// How many keys a page has that was asked to have `limit`.

@@ -21,10 +21,7 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// An empty store.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            table: RwLock::new(Table::new()),
-        }
+        Self { limits, table: RwLock::new(Table::new()) }
     }
 
     /// Its bounds.
@@ -41,13 +38,7 @@ impl MemoryStore {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check_room(
-        &self,
-        table: &Table,
-        bucket: &Bucket,
-        key: &str,
-        value: usize,
-    ) -> Result<(), Error> {
+    fn check_room(&self, table: &Table, bucket: &Bucket, key: &str, value: usize) -> Result<(), Error> {
         self.check_room_for(table, bucket, [(key, value)])
     }
 
@@ -58,11 +49,7 @@ impl MemoryStore {
         writes: impl IntoIterator<Item = (&'a str, usize)>,
     ) -> Result<(), Error> {
         let limit = self.limits.total;
-        if table.overflows(bucket, writes, limit) {
-            Err(Error::Full { limit })
-        } else {
-            Ok(())
-        }
+        if table.overflows(bucket, writes, limit) { Err(Error::Full { limit }) } else { Ok(()) }
     }
 }
 
@@ -80,23 +67,14 @@ fn own(value: &Value) -> Value {
 
 // Old values are dropped after the lock is released: freeing a large one takes longer than the write itself.
 impl Store for MemoryStore {
-    fn get<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Value>, Error>> {
+    fn get<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
             Ok(self.read().get(bucket, key).cloned())
         })
     }
 
-    fn set<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-        value: Value,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    fn set<'a>(&'a self, bucket: &'a Bucket, key: &'a str, value: Value) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
             self.limits.check_value(&value)?;
@@ -110,11 +88,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn delete<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
             let old = self.write().delete(bucket, key);
@@ -122,11 +96,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn exists<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
             Ok(self.read().get(bucket, key).is_some())
@@ -142,12 +112,7 @@ impl Store for MemoryStore {
         Box::pin(async move { Ok(self.read().page(bucket, after, self.limits.page(limit))) })
     }
 
-    fn increment<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-        delta: i64,
-    ) -> BoxFuture<'a, Result<i64, Error>> {
+    fn increment<'a>(&'a self, bucket: &'a Bucket, key: &'a str, delta: i64) -> BoxFuture<'a, Result<i64, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
             let mut table = self.write();
@@ -166,11 +131,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn read_versioned<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<Versioned, Error>> {
+    fn read_versioned<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Versioned, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
             Ok(self.read().get_versioned(bucket, key))
@@ -208,44 +169,25 @@ impl Store for MemoryStore {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
             let table = self.read();
-            Ok(keys
-                .iter()
-                .map(|key| table.get(bucket, key).cloned())
-                .collect())
+            Ok(keys.iter().map(|key| table.get(bucket, key).cloned()).collect())
         })
     }
 
-    fn set_many<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        values: Vec<(String, Value)>,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    fn set_many<'a>(&'a self, bucket: &'a Bucket, values: Vec<(String, Value)>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.limits.check_values(&values)?;
-            let values: Vec<_> = values
-                .into_iter()
-                .map(|(key, value)| (key, own(&value)))
-                .collect();
+            let values: Vec<_> = values.into_iter().map(|(key, value)| (key, own(&value))).collect();
             let mut table = self.write();
-            let sizes = values
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.len()));
+            let sizes = values.iter().map(|(key, value)| (key.as_str(), value.len()));
             self.check_room_for(&table, bucket, sizes)?;
-            let old: Vec<_> = values
-                .into_iter()
-                .map(|(key, value)| table.set(bucket, &key, value))
-                .collect();
+            let old: Vec<_> = values.into_iter().map(|(key, value)| table.set(bucket, &key, value)).collect();
             drop(table);
             drop(old);
             Ok(())
         })
     }
 
-    fn delete_many<'a>(
-        &'a self,
-        bucket: &'a Bucket,
-        keys: &'a [String],
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
             let mut table = self.write();
@@ -262,10 +204,7 @@ impl Store for MemoryStore {
 }
 
 fn parse_number(value: &[u8]) -> Result<i64, Error> {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(Error::NotANumber)
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(Error::NotANumber)
 }
 
 #[cfg(test)]
@@ -284,22 +223,13 @@ mod tests {
     async fn counts_what_it_holds() {
         let (store, main) = (MemoryStore::default(), Bucket::default());
         assert_eq!(store.stats(), Stats { keys: 0, bytes: 0 });
-        store
-            .set(&main, "key", Value::from_static(b"value"))
-            .await
-            .expect("set");
-        store
-            .set(&main, "n", Value::from_static(b"99"))
-            .await
-            .expect("set");
+        store.set(&main, "key", Value::from_static(b"value")).await.expect("set");
+        store.set(&main, "n", Value::from_static(b"99")).await.expect("set");
         assert_eq!(store.stats(), Stats { keys: 2, bytes: 11 });
         store.increment(&main, "n", 1).await.expect("increment");
         store.set(&main, "key", Value::new()).await.expect("set");
         assert_eq!(store.stats(), Stats { keys: 2, bytes: 7 });
-        store
-            .delete_many(&main, &["key".to_owned(), "n".to_owned()])
-            .await
-            .expect("delete");
+        store.delete_many(&main, &["key".to_owned(), "n".to_owned()]).await.expect("delete");
         assert_eq!(store.stats(), Stats { keys: 0, bytes: 0 });
     }
 
@@ -307,31 +237,17 @@ mod tests {
     async fn does_not_keep_a_whole_request_alive() {
         let (store, main) = (MemoryStore::default(), Bucket::default());
         let request = Bytes::from(vec![0; 1 << 16]);
-        store
-            .set(&main, "k", request.slice(..4))
-            .await
-            .expect("set");
+        store.set(&main, "k", request.slice(..4)).await.expect("set");
         assert!(request.is_unique());
     }
 
     #[tokio::test]
     async fn tiny_keys_count_with_what_they_take() {
-        let store = MemoryStore::new(Limits {
-            total: 10 * (Limits::KEY_OVERHEAD + 1),
-            ..Limits::default()
-        });
+        let store = MemoryStore::new(Limits { total: 10 * (Limits::KEY_OVERHEAD + 1), ..Limits::default() });
         for key in '0'..='9' {
-            store
-                .set(&Bucket::default(), &key.to_string(), Value::new())
-                .await
-                .expect("there is room for ten");
+            store.set(&Bucket::default(), &key.to_string(), Value::new()).await.expect("there is room for ten");
         }
         let eleventh = store.set(&Bucket::default(), "x", Value::new()).await;
-        assert_eq!(
-            eleventh,
-            Err(Error::Full {
-                limit: 10 * (Limits::KEY_OVERHEAD + 1)
-            })
-        );
+        assert_eq!(eleventh, Err(Error::Full { limit: 10 * (Limits::KEY_OVERHEAD + 1) }));
     }
 }

@@ -54,14 +54,8 @@ impl Table {
 
     pub(crate) fn get_versioned(&self, bucket: &Bucket, key: &str) -> Versioned {
         match self.entry(bucket, key) {
-            Some(entry) => Versioned {
-                value: Some(entry.value.clone()),
-                version: entry.version,
-            },
-            None => Versioned {
-                value: None,
-                version: self.deleted[self.stripe(bucket, key)],
-            },
+            Some(entry) => Versioned { value: Some(entry.value.clone()), version: entry.version },
+            None => Versioned { value: None, version: self.deleted[self.stripe(bucket, key)] },
         }
     }
 
@@ -78,14 +72,8 @@ impl Table {
             return Page::default();
         };
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = keys
-            .range::<str, _>((after, Bound::Unbounded))
-            .map(|(key, _)| key);
-        let keys: Vec<String> = rest
-            .by_ref()
-            .take(limit)
-            .map(|key| key.to_string())
-            .collect();
+        let mut rest = keys.range::<str, _>((after, Bound::Unbounded)).map(|(key, _)| key);
+        let keys: Vec<String> = rest.by_ref().take(limit).map(|key| key.to_string()).collect();
         let next = rest.next().and_then(|_| keys.last().cloned());
         Page { keys, next }
     }
@@ -94,10 +82,7 @@ impl Table {
     pub(crate) fn set(&mut self, bucket: &Bucket, key: &str, value: Value) -> Option<Value> {
         self.sequence += 1;
         let size = value.len() as u64;
-        let new = Entry {
-            value,
-            version: self.sequence,
-        };
+        let new = Entry { value, version: self.sequence };
         // `entry` would need an owned bucket and an owned key for every write, also to what exists already.
         if !self.buckets.contains_key(bucket) {
             self.buckets.insert(bucket.clone(), BTreeMap::new());

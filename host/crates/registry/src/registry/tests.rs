@@ -21,9 +21,7 @@ fn name(text: &str) -> Name {
 }
 
 fn address(port: u16) -> Address {
-    format!("http://10.0.0.7:{port}")
-        .parse()
-        .expect("a valid address")
+    format!("http://10.0.0.7:{port}").parse().expect("a valid address")
 }
 
 fn picks(registry: &Registry, namespace: &str, count: usize) -> Vec<String> {
@@ -31,19 +29,14 @@ fn picks(registry: &Registry, namespace: &str, count: usize) -> Vec<String> {
     let Some(group) = snapshot.namespace(namespace) else {
         return Vec::new();
     };
-    (0..count)
-        .filter_map(|_| group.pick())
-        .map(|member| member.name().to_string())
-        .collect()
+    (0..count).filter_map(|_| group.pick()).map(|member| member.name().to_string()).collect()
 }
 
 fn three_in_process() -> (Registry, Namespace, Instant) {
     let (registry, storage, now) = (registry(), namespace("storage"), Instant::now());
     for number in 1..=3 {
         let name = name(&format!("storage-{number}"));
-        registry
-            .add_in_process(&storage, &name, HealthPolicy::default(), now)
-            .expect("there is room");
+        registry.add_in_process(&storage, &name, HealthPolicy::default(), now).expect("there is room");
     }
     (registry, storage, now)
 }
@@ -51,15 +44,8 @@ fn three_in_process() -> (Registry, Namespace, Instant) {
 #[test]
 fn goes_round_in_order_of_name() {
     let (registry, ..) = three_in_process();
-    assert_eq!(
-        picks(&registry, "storage", 4),
-        ["storage-1", "storage-2", "storage-3", "storage-1"]
-    );
-    assert_eq!(
-        picks(&registry, "storage", 2),
-        ["storage-2", "storage-3"],
-        "the turn outlives the snapshot"
-    );
+    assert_eq!(picks(&registry, "storage", 4), ["storage-1", "storage-2", "storage-3", "storage-1"]);
+    assert_eq!(picks(&registry, "storage", 2), ["storage-2", "storage-3"], "the turn outlives the snapshot");
 }
 
 #[test]
@@ -73,12 +59,7 @@ fn the_share_is_exact_over_threads() {
                     let snapshot = registry.snapshot();
                     let group = snapshot.namespace("storage").expect("has instances");
                     let member = group.pick().expect("all are available");
-                    let last = member
-                        .name()
-                        .as_str()
-                        .as_bytes()
-                        .last()
-                        .expect("names are not empty");
+                    let last = member.name().as_str().as_bytes().last().expect("names are not empty");
                     counts[usize::from(last - b'1')].fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -92,30 +73,18 @@ fn a_declared_namespace_is_known_without_instances() {
     let (registry, storage, now) = (registry(), namespace("storage"), Instant::now());
     assert!(registry.snapshot().namespace("storage").is_none());
     registry.declare(&storage);
-    let total = || {
-        registry
-            .snapshot()
-            .namespace("storage")
-            .map(|group| group.total())
-    };
+    let total = || registry.snapshot().namespace("storage").map(|group| group.total());
     assert_eq!(total(), Some(0));
-    registry
-        .register(&storage, &name("a"), address(1), now)
-        .expect("register");
+    registry.register(&storage, &name("a"), address(1), now).expect("register");
     registry.declare(&storage);
     assert_eq!(total(), Some(1), "declaring it again changes nothing");
     assert!(registry.deregister(&storage, &name("a")));
     assert_eq!(total(), Some(0));
 
     let other = namespace("other");
-    registry
-        .register(&other, &name("a"), address(1), now)
-        .expect("register");
+    registry.register(&other, &name("a"), address(1), now).expect("register");
     assert!(registry.deregister(&other, &name("a")));
-    assert!(
-        registry.snapshot().namespace("other").is_none(),
-        "vanishes with its last instance"
-    );
+    assert!(registry.snapshot().namespace("other").is_none(), "vanishes with its last instance");
     assert!(!registry.deregister(&other, &name("a")));
 }
 
@@ -123,75 +92,36 @@ fn a_declared_namespace_is_known_without_instances() {
 fn the_newest_registration_wins() {
     let (registry, storage, now) = (registry(), namespace("storage"), Instant::now());
     let register = |port| registry.register(&storage, &name("a"), address(port), now);
-    let member = || {
-        registry
-            .snapshot()
-            .namespace("storage")
-            .expect("known")
-            .find("a")
-            .expect("there")
-            .clone()
-    };
+    let member = || registry.snapshot().namespace("storage").expect("known").find("a").expect("there").clone();
     assert_eq!(register(1), Ok(Registration::New));
     let first = member();
     assert_eq!(register(1), Ok(Registration::Known));
     assert!(Arc::ptr_eq(&first, &member()), "nothing changed");
     assert_eq!(register(2), Ok(Registration::Known));
     assert_eq!(*member().location(), Location::Remote(address(2)));
-    assert!(
-        !first.is_available(),
-        "nobody should use the old one any more"
-    );
+    assert!(!first.is_available(), "nobody should use the old one any more");
 
     for _ in 0..10 {
         registry.report(&first, false);
     }
-    assert!(
-        member().is_available(),
-        "late failures of the old address are not held against the new one"
-    );
-    let group = registry
-        .snapshot()
-        .namespace("storage")
-        .expect("known")
-        .clone();
+    assert!(member().is_available(), "late failures of the old address are not held against the new one");
+    let group = registry.snapshot().namespace("storage").expect("known").clone();
     assert_eq!((group.available(), group.total()), (1, 1));
-    assert!(
-        group.pick_untried(&[first]).is_none(),
-        "the instance was tried, at whichever address"
-    );
+    assert!(group.pick_untried(&[first]).is_none(), "the instance was tried, at whichever address");
 }
 
 #[test]
 fn in_process_and_remote_names_do_not_mix() {
     let (registry, storage, now) = three_in_process();
     let (one, remote) = (name("storage-1"), name("remote"));
-    let taken = |name: &Name| RegisterError::NameTaken {
-        namespace: storage.clone(),
-        name: name.clone(),
-    };
-    assert_eq!(
-        registry.register(&storage, &one, address(1), now),
-        Err(taken(&one))
-    );
-    assert_eq!(
-        registry.add_in_process(&storage, &one, HealthPolicy::default(), now),
-        Err(taken(&one))
-    );
-    let unknown = UnknownInstance {
-        namespace: storage.clone(),
-        name: one.clone(),
-    };
-    assert_eq!(
-        registry.heartbeat(&storage, &one, now),
-        Err(unknown),
-        "a heartbeat can't revive it"
-    );
+    let taken = |name: &Name| RegisterError::NameTaken { namespace: storage.clone(), name: name.clone() };
+    assert_eq!(registry.register(&storage, &one, address(1), now), Err(taken(&one)));
+    assert_eq!(registry.add_in_process(&storage, &one, HealthPolicy::default(), now), Err(taken(&one)));
+    let unknown = UnknownInstance { namespace: storage.clone(), name: one.clone() };
+    assert_eq!(registry.heartbeat(&storage, &one, now), Err(unknown), "a heartbeat can't revive it");
     assert!(!registry.deregister(&storage, &one));
 
-    registry
-        .register(&storage, &remote, address(1), now)
-        .expect("register");
+    registry.register(&storage, &remote, address(1), now).expect("register");
     let answer = registry.add_in_process(&storage, &remote, HealthPolicy::default(), now);
     assert_eq!(answer, Err(taken(&remote)));
     assert_eq!(registry.instances(Some("storage"), now).len(), 4);
@@ -206,90 +136,44 @@ fn in_process_instances_are_never_removed() {
 
 #[test]
 fn the_number_of_instances_is_bounded() {
-    let registry = Registry::new(Config {
-        max_instances: 2,
-        ..Config::default()
-    });
+    let registry = Registry::new(Config { max_instances: 2, ..Config::default() });
     let (storage, now) = (namespace("storage"), Instant::now());
-    registry
-        .add_in_process(&storage, &name("a"), HealthPolicy::default(), now)
-        .expect("there is room");
-    registry
-        .register(&storage, &name("b"), address(1), now)
-        .expect("there is room");
+    registry.add_in_process(&storage, &name("a"), HealthPolicy::default(), now).expect("there is room");
+    registry.register(&storage, &name("b"), address(1), now).expect("there is room");
     let full = RegisterError::Full { limit: 2 };
-    assert_eq!(
-        registry.register(&namespace("x"), &name("c"), address(1), now),
-        Err(full.clone())
-    );
-    assert_eq!(
-        registry.add_in_process(&storage, &name("c"), HealthPolicy::default(), now),
-        Err(full)
-    );
-    assert!(
-        registry.snapshot().namespace("x").is_none(),
-        "a refused registration leaves nothing behind"
-    );
-    assert_eq!(
-        registry.register(&storage, &name("b"), address(2), now),
-        Ok(Registration::Known)
-    );
+    assert_eq!(registry.register(&namespace("x"), &name("c"), address(1), now), Err(full.clone()));
+    assert_eq!(registry.add_in_process(&storage, &name("c"), HealthPolicy::default(), now), Err(full));
+    assert!(registry.snapshot().namespace("x").is_none(), "a refused registration leaves nothing behind");
+    assert_eq!(registry.register(&storage, &name("b"), address(2), now), Ok(Registration::Known));
     registry.deregister(&storage, &name("b"));
-    assert_eq!(
-        registry.register(&storage, &name("c"), address(1), now),
-        Ok(Registration::New)
-    );
+    assert_eq!(registry.register(&storage, &name("c"), address(1), now), Ok(Registration::New));
 }
 
 #[test]
 fn failed_requests_in_a_row_make_it_unavailable_until_its_heartbeat() {
     let (registry, storage, now) = (registry(), namespace("storage"), Instant::now());
-    registry
-        .register(&storage, &name("a"), address(1), now)
-        .expect("register");
-    let member = registry
-        .snapshot()
-        .namespace("storage")
-        .expect("known")
-        .find("a")
-        .expect("there")
-        .clone();
+    registry.register(&storage, &name("a"), address(1), now).expect("register");
+    let member = registry.snapshot().namespace("storage").expect("known").find("a").expect("there").clone();
     for reached in [false, false, true, false, false] {
         registry.report(&member, reached);
     }
-    assert_eq!(
-        picks(&registry, "storage", 1),
-        ["a"],
-        "never three in a row"
-    );
+    assert_eq!(picks(&registry, "storage", 1), ["a"], "never three in a row");
     registry.report(&member, false);
     assert!(picks(&registry, "storage", 1).is_empty());
     assert_eq!(registry.instances(None, now).len(), 1, "it stays listed");
 
-    registry
-        .heartbeat(&storage, &name("a"), now)
-        .expect("it is known");
+    registry.heartbeat(&storage, &name("a"), now).expect("it is known");
     assert_eq!(picks(&registry, "storage", 1), ["a"]);
     registry.report(&member, false);
     registry.report(&member, false);
-    assert_eq!(
-        picks(&registry, "storage", 1),
-        ["a"],
-        "the row starts again"
-    );
+    assert_eq!(picks(&registry, "storage", 1), ["a"], "the row starts again");
 }
 
 #[test]
 fn failed_requests_are_not_outweighed_by_checks() {
     let (registry, storage, now) = three_in_process();
     let one = name("storage-1");
-    let member = registry
-        .snapshot()
-        .namespace("storage")
-        .expect("known")
-        .find("storage-1")
-        .expect("there")
-        .clone();
+    let member = registry.snapshot().namespace("storage").expect("known").find("storage-1").expect("there").clone();
     for _ in 0..3 {
         registry.report(&member, false);
         registry.record_check(&storage, &one, true, now);
@@ -305,29 +189,14 @@ fn failed_requests_are_not_outweighed_by_checks() {
 #[test]
 fn last_seen_is_the_last_sign_of_life() {
     let (registry, storage, start) = three_in_process();
-    registry
-        .register(&storage, &name("a"), address(1), start)
-        .expect("register");
+    registry.register(&storage, &name("a"), address(1), start).expect("register");
     let later = |seconds| start + Duration::from_secs(seconds);
-    registry
-        .heartbeat(&storage, &name("a"), later(3))
-        .expect("it is known");
+    registry.heartbeat(&storage, &name("a"), later(3)).expect("it is known");
     registry.record_check(&storage, &name("storage-2"), true, later(5));
     registry.record_check(&storage, &name("storage-3"), false, later(5));
     let instances = registry.instances(Some("storage"), later(6));
-    let seen: Vec<_> = instances
-        .iter()
-        .map(|info| (info.name.as_str(), info.last_seen.as_secs()))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            ("a", 3),
-            ("storage-1", 6),
-            ("storage-2", 1),
-            ("storage-3", 6)
-        ]
-    );
+    let seen: Vec<_> = instances.iter().map(|info| (info.name.as_str(), info.last_seen.as_secs())).collect();
+    assert_eq!(seen, [("a", 3), ("storage-1", 6), ("storage-2", 1), ("storage-3", 6)]);
     assert!(registry.instances(Some("nobody"), start).is_empty());
 }
 
@@ -338,13 +207,9 @@ fn ten_thousand_instances_come_and_go() {
     let crowd = namespace("crowd");
     for number in 0..5_000_u16 {
         let name = name(&format!("instance-{number}"));
-        registry
-            .register(&crowd, &name, address(number + 1), start)
-            .expect("there is room");
+        registry.register(&crowd, &name, address(number + 1), start).expect("there is room");
         let own = namespace(&format!("own-{number}"));
-        registry
-            .register(&own, &name, address(number + 1), start)
-            .expect("there is room");
+        registry.register(&own, &name, address(number + 1), start).expect("there is room");
     }
     assert_eq!(registry.snapshot().namespaces().count(), 5_001);
     let distinct: BTreeSet<_> = picks(&registry, "crowd", 5_000).into_iter().collect();
@@ -384,10 +249,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 const LIMIT: usize = 5;
-const POLICY: HealthPolicy = HealthPolicy {
-    unhealthy_after: 3,
-    healthy_after: 2,
-};
+const POLICY: HealthPolicy = HealthPolicy { unhealthy_after: 3, healthy_after: 2 };
 
 /// One instance by the rules, written down a second time.
 #[derive(Clone, Debug)]
@@ -460,32 +322,21 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let registry = Registry::new(Config {
-            max_instances: LIMIT,
-            ..Config::default()
-        });
+        let registry = Registry::new(Config { max_instances: LIMIT, ..Config::default() });
         let now = Instant::now();
         registry.declare(&Self::at(0).0);
         let mut instances = BTreeMap::new();
         for who in 0..2 {
             let (namespace, name) = Self::at(who);
-            registry
-                .add_in_process(&namespace, &name, POLICY, now)
-                .expect("there is room");
+            registry.add_in_process(&namespace, &name, POLICY, now).expect("there is room");
             instances.insert(who, Expected::new(None, now));
         }
-        Self {
-            registry,
-            now,
-            instances,
-        }
+        Self { registry, now, instances }
     }
 
     /// Where an instance is: even ones in the declared namespace; 1 alone in its own, 3 and 5 together.
     fn at(who: usize) -> (Namespace, Name) {
-        let namespace_of = [
-            "declared", "alone", "declared", "others", "declared", "others",
-        ];
+        let namespace_of = ["declared", "alone", "declared", "others", "declared", "others"];
         (namespace(namespace_of[who]), name(&format!("i-{who}")))
     }
 
@@ -508,11 +359,7 @@ impl Model {
             Step::Heartbeat(who) => {
                 let (namespace, name) = Self::at(who);
                 let answer = registry.heartbeat(&namespace, &name, now);
-                match self
-                    .instances
-                    .get_mut(&who)
-                    .filter(|expected| expected.port.is_some())
-                {
+                match self.instances.get_mut(&who).filter(|expected| expected.port.is_some()) {
                     Some(expected) => {
                         prop_assert_eq!(answer, Ok(()));
                         *expected = Expected::new(expected.port, now);
@@ -522,10 +369,7 @@ impl Model {
             }
             Step::Deregister(who) => {
                 let (namespace, name) = Self::at(who);
-                let known = self
-                    .instances
-                    .get(&who)
-                    .is_some_and(|expected| expected.port.is_some());
+                let known = self.instances.get(&who).is_some_and(|expected| expected.port.is_some());
                 prop_assert_eq!(registry.deregister(&namespace, &name), known);
                 if known {
                     self.instances.remove(&who);
@@ -559,25 +403,15 @@ impl Model {
 
     fn expire(&mut self) -> Result<(), TestCaseError> {
         let now = self.now;
-        self.instances
-            .retain(|_, expected| expected.port.is_none() || now - expected.renewed < 10 * TTL);
-        for expected in self
-            .instances
-            .values_mut()
-            .filter(|expected| expected.port.is_some())
-        {
+        self.instances.retain(|_, expected| expected.port.is_none() || now - expected.renewed < 10 * TTL);
+        for expected in self.instances.values_mut().filter(|expected| expected.port.is_some()) {
             if now - expected.renewed >= TTL && !expected.missed {
                 expected.missed = true;
                 expected.set_available(false);
             }
         }
-        let remote = self
-            .instances
-            .values()
-            .filter(|expected| expected.port.is_some());
-        let next = remote
-            .map(|expected| expected.renewed + if expected.missed { 10 * TTL } else { TTL })
-            .min();
+        let remote = self.instances.values().filter(|expected| expected.port.is_some());
+        let next = remote.map(|expected| expected.renewed + if expected.missed { 10 * TTL } else { TTL }).min();
         prop_assert_eq!(self.registry.expire(now), next);
         Ok(())
     }
@@ -605,15 +439,8 @@ impl Model {
                 prop_assert!(member.is_available());
                 tried.push(member.clone());
             }
-            let tried: BTreeSet<_> = tried
-                .iter()
-                .map(|member| member.name().to_string())
-                .collect();
-            prop_assert!(
-                tried.iter().eq(expected.keys()),
-                "each is tried once: {:?}",
-                tried
-            );
+            let tried: BTreeSet<_> = tried.iter().map(|member| member.name().to_string()).collect();
+            prop_assert!(tried.iter().eq(expected.keys()), "each is tried once: {:?}", tried);
             prop_assert_eq!(group.pick().is_some(), !expected.is_empty());
             // Back to the start of a round, for the next step.
             for _ in 1..group.available() {
@@ -633,42 +460,23 @@ impl Model {
                     namespace,
                     name,
                     available: expected.available,
-                    location: expected
-                        .port
-                        .map_or(Location::InProcess, |port| Location::Remote(address(port))),
+                    location: expected.port.map_or(Location::InProcess, |port| Location::Remote(address(port))),
                     last_seen: self.now - expected.last_seen,
                 }
             })
             .collect();
-        expected.sort_by(|left, right| {
-            (&left.namespace, &left.name).cmp(&(&right.namespace, &right.name))
-        });
+        expected.sort_by(|left, right| (&left.namespace, &left.name).cmp(&(&right.namespace, &right.name)));
         prop_assert_eq!(self.registry.instances(None, self.now), expected);
 
-        let mut known: BTreeSet<Namespace> =
-            self.instances.keys().map(|who| Self::at(*who).0).collect();
+        let mut known: BTreeSet<Namespace> = self.instances.keys().map(|who| Self::at(*who).0).collect();
         known.insert(Self::at(0).0);
         let snapshot = self.registry.snapshot();
-        prop_assert!(
-            snapshot
-                .namespaces()
-                .map(|group| group.namespace())
-                .eq(&known)
-        );
+        prop_assert!(snapshot.namespaces().map(|group| group.namespace()).eq(&known));
         for group in snapshot.namespaces() {
-            let inside: Vec<_> = self
-                .instances
-                .iter()
-                .filter(|(who, _)| Self::at(**who).0 == *group.namespace())
-                .collect();
+            let inside: Vec<_> =
+                self.instances.iter().filter(|(who, _)| Self::at(**who).0 == *group.namespace()).collect();
             prop_assert_eq!(group.total(), inside.len());
-            prop_assert_eq!(
-                group.available(),
-                inside
-                    .iter()
-                    .filter(|(_, expected)| expected.available)
-                    .count()
-            );
+            prop_assert_eq!(group.available(), inside.iter().filter(|(_, expected)| expected.available).count());
             for (who, expected) in inside {
                 let member = group.find(Self::at(*who).1.as_str()).expect("is listed");
                 prop_assert_eq!(member.is_available(), expected.available);

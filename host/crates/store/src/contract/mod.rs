@@ -101,28 +101,10 @@ pub async fn sets_gets_and_deletes<O: Open>(open: O) {
 
 /// Keys of any text up to the limit, values of any bytes up to the limit.
 pub async fn keeps_any_text_and_any_bytes<O: Open>(open: O) {
-    let (store, main, limits) = (
-        open(Limits::default()).await,
-        Bucket::default(),
-        Limits::default(),
-    );
+    let (store, main, limits) = (open(Limits::default()).await, Bucket::default(), Limits::default());
     let longest = "x".repeat(limits.key);
-    let odd = [
-        "a/b",
-        "a//b/",
-        "..",
-        "/",
-        " ",
-        "a b",
-        "\0",
-        "a\nb",
-        "%2F",
-        "?#&",
-        "ä",
-        "🚂",
-        "\u{7f}",
-        longest.as_str(),
-    ];
+    let odd =
+        ["a/b", "a//b/", "..", "/", " ", "a b", "\0", "a\nb", "%2F", "?#&", "ä", "🚂", "\u{7f}", longest.as_str()];
     let all_bytes: Value = (0..=255).collect::<Vec<u8>>().into();
     for (index, key) in odd.iter().enumerate() {
         let value: Value = [all_bytes.as_ref(), &[index as u8]].concat().into();
@@ -134,13 +116,7 @@ pub async fn keeps_any_text_and_any_bytes<O: Open>(open: O) {
     }
     let mut sorted = keys(&odd);
     sorted.sort_unstable();
-    assert_eq!(
-        store.list(&main, None, 1000).await,
-        Ok(Page {
-            keys: sorted,
-            next: None
-        })
-    );
+    assert_eq!(store.list(&main, None, 1000).await, Ok(Page { keys: sorted, next: None }));
 
     let largest: Value = vec![0xff; limits.value].into();
     assert_eq!(store.set(&main, &longest, largest.clone()).await, Ok(()));
@@ -149,11 +125,7 @@ pub async fn keeps_any_text_and_any_bytes<O: Open>(open: O) {
 
 /// The same key in two buckets is two keys; the empty bucket's name is `default`.
 pub async fn keeps_buckets_apart<O: Open>(open: O) {
-    let (store, left, right) = (
-        open(Limits::default()).await,
-        bucket("left"),
-        bucket("right"),
-    );
+    let (store, left, right) = (open(Limits::default()).await, bucket("left"), bucket("right"));
     store.set(&left, "k", value("l")).await.expect("set");
     assert_eq!(store.get(&right, "k").await, Ok(None));
     store.set(&right, "k", value("r")).await.expect("set");
@@ -163,26 +135,15 @@ pub async fn keeps_buckets_apart<O: Open>(open: O) {
     assert_eq!(store.list(&left, None, 10).await, Ok(Page::default()));
 
     store.set(&bucket(""), "k", value("d")).await.expect("set");
-    assert_eq!(
-        store.get(&bucket("default"), "k").await,
-        Ok(Some(value("d")))
-    );
+    assert_eq!(store.get(&bucket("default"), "k").await, Ok(Some(value("d"))));
 }
 
 /// Every method refuses an empty key, and what is one above a limit; nothing changes.
 pub async fn refuses_what_is_too_large<O: Open>(open: O) {
-    let limits = Limits {
-        key: 8,
-        value: 16,
-        batch: 3,
-        ..Limits::default()
-    };
+    let limits = Limits { key: 8, value: 16, batch: 3, ..Limits::default() };
     let (store, main) = (open(limits).await, Bucket::default());
     let large = || value(&"v".repeat(17));
-    for (key, error) in [
-        ("", Error::EmptyKey),
-        ("123456789", Error::KeyTooLarge { len: 9, limit: 8 }),
-    ] {
+    for (key, error) in [("", Error::EmptyKey), ("123456789", Error::KeyTooLarge { len: 9, limit: 8 })] {
         let batch = vec![("ok".to_owned(), value("v")), (key.to_owned(), value("v"))];
         assert_eq!(store.get(&main, key).await, Err(error.clone()));
         assert_eq!(store.set(&main, key, value("v")).await, Err(error.clone()));
@@ -190,19 +151,10 @@ pub async fn refuses_what_is_too_large<O: Open>(open: O) {
         assert_eq!(store.exists(&main, key).await, Err(error.clone()));
         assert_eq!(store.increment(&main, key, 1).await, Err(error.clone()));
         assert_eq!(store.read_versioned(&main, key).await, Err(error.clone()));
-        assert_eq!(
-            store.swap(&main, key, 0, value("v")).await,
-            Err(error.clone())
-        );
-        assert_eq!(
-            store.get_many(&main, &keys(&["ok", key])).await,
-            Err(error.clone())
-        );
+        assert_eq!(store.swap(&main, key, 0, value("v")).await, Err(error.clone()));
+        assert_eq!(store.get_many(&main, &keys(&["ok", key])).await, Err(error.clone()));
         assert_eq!(store.set_many(&main, batch).await, Err(error.clone()));
-        assert_eq!(
-            store.delete_many(&main, &keys(&["ok", key])).await,
-            Err(error)
-        );
+        assert_eq!(store.delete_many(&main, &keys(&["ok", key])).await, Err(error));
     }
 
     let error = Error::ValueTooLarge { len: 17, limit: 16 };
@@ -218,41 +170,16 @@ pub async fn refuses_what_is_too_large<O: Open>(open: O) {
     assert_eq!(store.set_many(&main, batch).await, Err(error.clone()));
     assert_eq!(store.delete_many(&main, &four).await, Err(error));
 
-    assert_eq!(
-        store.list(&main, None, 10).await,
-        Ok(Page::default()),
-        "nothing was written"
-    );
-    assert_eq!(
-        store.set(&main, "12345678", value(&"v".repeat(16))).await,
-        Ok(()),
-        "exactly at the limits"
-    );
-    assert_eq!(
-        store
-            .set_many(
-                &main,
-                four[..3]
-                    .iter()
-                    .map(|key| (key.clone(), value("v")))
-                    .collect()
-            )
-            .await,
-        Ok(())
-    );
+    assert_eq!(store.list(&main, None, 10).await, Ok(Page::default()), "nothing was written");
+    assert_eq!(store.set(&main, "12345678", value(&"v".repeat(16))).await, Ok(()), "exactly at the limits");
+    assert_eq!(store.set_many(&main, four[..3].iter().map(|key| (key.clone(), value("v"))).collect()).await, Ok(()));
 }
 
 /// A full store refuses what would make it larger, and takes everything else.
 pub async fn refuses_only_growth_when_full<O: Open>(open: O) {
-    let limits = Limits {
-        value: 4096,
-        total: 16 << 10,
-        ..Limits::default()
-    };
+    let limits = Limits { value: 4096, total: 16 << 10, ..Limits::default() };
     let (store, main) = (open(limits).await, Bucket::default());
-    let full = Error::Full {
-        limit: limits.total,
-    };
+    let full = Error::Full { limit: limits.total };
     let block = |len: usize| Value::from(vec![7; len]);
 
     let mut held = Vec::new();
@@ -265,42 +192,19 @@ pub async fn refuses_only_growth_when_full<O: Open>(open: O) {
         assert!(held.len() <= 16, "holds more than its limit");
     };
     assert_eq!(refused, (format!("key-{}", held.len()), full.clone()));
-    assert!(
-        held.len() >= 8,
-        "full already with {} KiB of 16",
-        held.len()
-    );
+    assert!(held.len() >= 8, "full already with {} KiB of 16", held.len());
 
-    let version = store
-        .read_versioned(&main, "new")
-        .await
-        .expect("read")
-        .version;
+    let version = store.read_versioned(&main, "new").await.expect("read").version;
     let batch = vec![(held[0].clone(), block(1)), ("new".to_owned(), block(4096))];
     assert_eq!(store.set_many(&main, batch).await, Err(full.clone()));
-    assert_eq!(
-        store.swap(&main, "new", version, block(1024)).await,
-        Err(full.clone())
-    );
+    assert_eq!(store.swap(&main, "new", version, block(1024)).await, Err(full.clone()));
     assert_eq!(store.set(&main, &held[0], block(4096)).await, Err(full));
-    assert_eq!(
-        store.get(&main, &held[0]).await,
-        Ok(Some(block(1024))),
-        "a refused write changes nothing"
-    );
+    assert_eq!(store.get(&main, &held[0]).await, Ok(Some(block(1024))), "a refused write changes nothing");
     assert_eq!(store.exists(&main, "new").await, Ok(false));
 
-    assert_eq!(
-        store.set(&main, &held[0], block(1023)).await,
-        Ok(()),
-        "smaller"
-    );
+    assert_eq!(store.set(&main, &held[0], block(1023)).await, Ok(()), "smaller");
     assert_eq!(store.delete(&main, &held[1]).await, Ok(true));
-    assert_eq!(
-        store.set(&main, "new", block(1000)).await,
-        Ok(()),
-        "there is room again"
-    );
+    assert_eq!(store.set(&main, "new", block(1000)).await, Ok(()), "there is room again");
 }
 
 /// Decimal text, from nothing, in both directions, up to the ends of the range.
@@ -308,41 +212,20 @@ pub async fn increments_numbers<O: Open>(open: O) {
     let (store, main) = (open(Limits::default()).await, Bucket::default());
     for (delta, sum) in [(5, 5), (-7, -2), (0, -2), (2, 0)] {
         assert_eq!(store.increment(&main, "n", delta).await, Ok(sum));
-        assert_eq!(
-            store.get(&main, "n").await,
-            Ok(Some(value(&sum.to_string())))
-        );
+        assert_eq!(store.get(&main, "n").await, Ok(Some(value(&sum.to_string()))));
     }
     assert_eq!(store.increment(&main, "n", i64::MAX).await, Ok(i64::MAX));
     assert_eq!(store.increment(&main, "n", 1).await, Err(Error::Overflow));
-    assert_eq!(
-        store.get(&main, "n").await,
-        Ok(Some(value(&i64::MAX.to_string()))),
-        "unchanged"
-    );
+    assert_eq!(store.get(&main, "n").await, Ok(Some(value(&i64::MAX.to_string()))), "unchanged");
 
-    store
-        .set(&main, "n", value(&i64::MIN.to_string()))
-        .await
-        .expect("set");
+    store.set(&main, "n", value(&i64::MIN.to_string())).await.expect("set");
     assert_eq!(store.increment(&main, "n", -1).await, Err(Error::Overflow));
     for text in ["", " 1", "1 ", "1.0", "one", "0x10", "9223372036854775808"] {
         store.set(&main, "n", value(text)).await.expect("set");
-        assert_eq!(
-            store.increment(&main, "n", 1).await,
-            Err(Error::NotANumber),
-            "{text:?}"
-        );
-        assert_eq!(
-            store.get(&main, "n").await,
-            Ok(Some(value(text))),
-            "unchanged"
-        );
+        assert_eq!(store.increment(&main, "n", 1).await, Err(Error::NotANumber), "{text:?}");
+        assert_eq!(store.get(&main, "n").await, Ok(Some(value(text))), "unchanged");
     }
-    store
-        .set(&main, "n", Bytes::from_static(&[0xff]))
-        .await
-        .expect("set");
+    store.set(&main, "n", Bytes::from_static(&[0xff])).await.expect("set");
     assert_eq!(store.increment(&main, "n", 1).await, Err(Error::NotANumber));
 }
 
@@ -353,12 +236,7 @@ pub async fn swaps_only_what_is_unchanged<O: Open>(open: O) {
     let swap = |version, text| {
         let store = &store;
         let main = &main;
-        async move {
-            store
-                .swap(main, "k", version, value(text))
-                .await
-                .expect("swap")
-        }
+        async move { store.swap(main, "k", version, value(text)).await.expect("swap") }
     };
 
     let absent = read().await;
@@ -366,101 +244,42 @@ pub async fn swaps_only_what_is_unchanged<O: Open>(open: O) {
     assert_eq!(swap(absent.version, "one").await, Swap::Done);
     let one = read().await;
     assert_eq!(one.value, Some(value("one")));
-    assert_eq!(
-        swap(absent.version, "two").await,
-        Swap::Conflict(one.clone()),
-        "it was absent, it isn't now"
-    );
+    assert_eq!(swap(absent.version, "two").await, Swap::Conflict(one.clone()), "it was absent, it isn't now");
 
     store.set(&main, "k", value("one")).await.expect("set");
     let again = read().await;
-    assert_eq!(
-        swap(one.version, "two").await,
-        Swap::Conflict(again.clone()),
-        "the same value was written again"
-    );
+    assert_eq!(swap(one.version, "two").await, Swap::Conflict(again.clone()), "the same value was written again");
 
     store.delete(&main, "k").await.expect("delete");
-    let Swap::Conflict(gone) = swap(again.version, "two").await else {
-        panic!("it was deleted")
-    };
+    let Swap::Conflict(gone) = swap(again.version, "two").await else { panic!("it was deleted") };
     assert_eq!(gone.value, None);
-    assert!(
-        matches!(swap(absent.version, "two").await, Swap::Conflict(_)),
-        "absent, but not for the first time"
-    );
+    assert!(matches!(swap(absent.version, "two").await, Swap::Conflict(_)), "absent, but not for the first time");
     store.set(&main, "k", value("one")).await.expect("set");
-    assert!(
-        matches!(swap(again.version, "two").await, Swap::Conflict(_)),
-        "deleted and created again"
-    );
-    assert!(
-        matches!(swap(gone.version, "two").await, Swap::Conflict(_)),
-        "created"
-    );
-    assert_eq!(
-        read().await.value,
-        Some(value("one")),
-        "no failed swap wrote anything"
-    );
+    assert!(matches!(swap(again.version, "two").await, Swap::Conflict(_)), "deleted and created again");
+    assert!(matches!(swap(gone.version, "two").await, Swap::Conflict(_)), "created");
+    assert_eq!(read().await.value, Some(value("one")), "no failed swap wrote anything");
 
     let Versioned { version, .. } = read().await;
     store.increment(&main, "n", 1).await.expect("increment");
-    assert_eq!(
-        swap(version, "two").await,
-        Swap::Done,
-        "another key doesn't matter"
-    );
+    assert_eq!(swap(version, "two").await, Swap::Done, "another key doesn't matter");
     let two = read().await;
-    store
-        .set_many(&main, vec![("k".to_owned(), value("two"))])
-        .await
-        .expect("set");
-    assert!(
-        matches!(swap(two.version, "three").await, Swap::Conflict(_)),
-        "a batch wrote it"
-    );
+    store.set_many(&main, vec![("k".to_owned(), value("two"))]).await.expect("set");
+    assert!(matches!(swap(two.version, "three").await, Swap::Conflict(_)), "a batch wrote it");
     let two = read().await;
-    store
-        .delete_many(&main, &keys(&["k"]))
-        .await
-        .expect("delete");
-    assert!(
-        matches!(swap(two.version, "three").await, Swap::Conflict(_)),
-        "a batch deleted it"
-    );
+    store.delete_many(&main, &keys(&["k"])).await.expect("delete");
+    assert!(matches!(swap(two.version, "three").await, Swap::Conflict(_)), "a batch deleted it");
     assert_eq!(swap(read().await.version, "three").await, Swap::Done);
 }
 
 /// Batches: order of answers, duplicates, absent keys, nothing at all.
 pub async fn applies_batches<O: Open>(open: O) {
     let (store, main) = (open(Limits::default()).await, Bucket::default());
-    let batch =
-        [("a", "1"), ("b", "2"), ("a", "3")].map(|(key, text)| (key.to_owned(), value(text)));
+    let batch = [("a", "1"), ("b", "2"), ("a", "3")].map(|(key, text)| (key.to_owned(), value(text)));
     assert_eq!(store.set_many(&main, batch.to_vec()).await, Ok(()));
-    let answer = store
-        .get_many(&main, &keys(&["b", "nobody", "a", "b"]))
-        .await;
-    assert_eq!(
-        answer,
-        Ok(vec![
-            Some(value("2")),
-            None,
-            Some(value("3")),
-            Some(value("2"))
-        ])
-    );
-    assert_eq!(
-        store.delete_many(&main, &keys(&["nobody", "a", "a"])).await,
-        Ok(())
-    );
-    assert_eq!(
-        store.list(&main, None, 10).await,
-        Ok(Page {
-            keys: keys(&["b"]),
-            next: None
-        })
-    );
+    let answer = store.get_many(&main, &keys(&["b", "nobody", "a", "b"])).await;
+    assert_eq!(answer, Ok(vec![Some(value("2")), None, Some(value("3")), Some(value("2"))]));
+    assert_eq!(store.delete_many(&main, &keys(&["nobody", "a", "a"])).await, Ok(()));
+    assert_eq!(store.list(&main, None, 10).await, Ok(Page { keys: keys(&["b"]), next: None }));
 
     assert_eq!(store.get_many(&main, &[]).await, Ok(Vec::new()));
     assert_eq!(store.set_many(&main, Vec::new()).await, Ok(()));
@@ -469,34 +288,21 @@ pub async fn applies_batches<O: Open>(open: O) {
 
 /// Pages of every size, from any place.
 pub async fn lists_in_order<O: Open>(open: O) {
-    let limits = Limits {
-        batch: 7,
-        ..Limits::default()
-    };
+    let limits = Limits { batch: 7, ..Limits::default() };
     let (store, main) = (open(limits).await, bucket("some"));
     assert_eq!(store.list(&main, None, 5).await, Ok(Page::default()));
     let mut all: Vec<String> = (0..20).map(|number| format!("key-{number}")).collect();
     for key in &all {
         store.set(&main, key, value("v")).await.expect("set");
     }
-    store
-        .set(&bucket("other"), "key-5x", value("v"))
-        .await
-        .expect("set");
+    store.set(&bucket("other"), "key-5x", value("v")).await.expect("set");
     all.sort_unstable();
 
     for limit in [0, 1, 3, 4, 7, 20, usize::MAX] {
         let (mut listed, mut after): (Vec<String>, _) = (Vec::new(), None);
         loop {
-            let page = store
-                .list(&main, after.as_deref(), limit)
-                .await
-                .expect("list");
-            assert!(
-                !page.keys.is_empty() && page.keys.len() <= limit.clamp(1, 7),
-                "{} keys",
-                page.keys.len()
-            );
+            let page = store.list(&main, after.as_deref(), limit).await.expect("list");
+            assert!(!page.keys.is_empty() && page.keys.len() <= limit.clamp(1, 7), "{} keys", page.keys.len());
             listed.extend(page.keys);
             after = page.next;
             if after.is_none() {
@@ -506,11 +312,7 @@ pub async fn lists_in_order<O: Open>(open: O) {
         assert_eq!(listed, all, "in pages of {limit}");
     }
     let from_between = store.list(&main, Some("key-18x"), 2).await.expect("list");
-    assert_eq!(
-        from_between.keys,
-        keys(&["key-19", "key-2"]),
-        "`after` need not exist"
-    );
+    assert_eq!(from_between.keys, keys(&["key-19", "key-2"]), "`after` need not exist");
     assert_eq!(store.list(&main, Some("z"), 2).await, Ok(Page::default()));
 }
 
@@ -518,13 +320,7 @@ pub async fn lists_in_order<O: Open>(open: O) {
 pub async fn lists_stably_under_writes<O: Open>(open: O) {
     let (store, main) = (open(Limits::default()).await, Bucket::default());
     let stay: Vec<String> = (0..50).map(|number| format!("{number:02}-stays")).collect();
-    store
-        .set_many(
-            &main,
-            stay.iter().map(|key| (key.clone(), value("v"))).collect(),
-        )
-        .await
-        .expect("set");
+    store.set_many(&main, stay.iter().map(|key| (key.clone(), value("v"))).collect()).await.expect("set");
 
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn({
@@ -551,10 +347,7 @@ pub async fn lists_stably_under_writes<O: Open>(open: O) {
                 break;
             }
         }
-        assert!(
-            listed.is_sorted_by(|left, right| left < right),
-            "in order, none twice: {listed:?}"
-        );
+        assert!(listed.is_sorted_by(|left, right| left < right), "in order, none twice: {listed:?}");
         listed.retain(|key| key.ends_with("stays"));
         assert_eq!(listed, stay);
     }
@@ -588,11 +381,7 @@ pub async fn loses_no_swap<O: Open>(open: O) {
                 loop {
                     let number = now.value.map_or(0, |value| value.len());
                     let next = vec![b'x'; number + 1].into();
-                    match store
-                        .swap(&main, "n", now.version, next)
-                        .await
-                        .expect("swap")
-                    {
+                    match store.swap(&main, "n", now.version, next).await.expect("swap") {
                         Swap::Done => break,
                         Swap::Conflict(newer) => now = newer,
                     }
@@ -604,21 +393,13 @@ pub async fn loses_no_swap<O: Open>(open: O) {
         }
     })
     .await;
-    let number = store
-        .get(&main, "n")
-        .await
-        .expect("get")
-        .map(|value| value.len());
+    let number = store.get(&main, "n").await.expect("get").map(|value| value.len());
     assert_eq!(number, Some(200));
 }
 
 /// Two tasks overwrite three keys with one batch each: a reader sees one of them, whole, or the deletion, whole.
 pub async fn shows_no_half_of_a_batch<O: Open>(open: O) {
-    let (store, main, names) = (
-        open(Limits::default()).await,
-        Bucket::default(),
-        keys(&["a", "b", "c"]),
-    );
+    let (store, main, names) = (open(Limits::default()).await, Bucket::default(), keys(&["a", "b", "c"]));
     in_parallel(4, |task| {
         let (store, main, names) = (store.clone(), main.clone(), names.clone());
         async move {
@@ -626,19 +407,13 @@ pub async fn shows_no_half_of_a_batch<O: Open>(open: O) {
                 match task {
                     0 | 1 => {
                         let text = format!("{task}-{step}");
-                        let batch = names
-                            .iter()
-                            .map(|name| (name.clone(), value(&text)))
-                            .collect();
+                        let batch = names.iter().map(|name| (name.clone(), value(&text))).collect();
                         store.set_many(&main, batch).await.expect("set");
                     }
                     2 => store.delete_many(&main, &names).await.expect("delete"),
                     _ => {
                         let values = store.get_many(&main, &names).await.expect("get");
-                        assert!(
-                            values.iter().all(|value| *value == values[0]),
-                            "half a batch: {values:?}"
-                        );
+                        assert!(values.iter().all(|value| *value == values[0]), "half a batch: {values:?}");
                     }
                 }
                 tokio::task::yield_now().await;
@@ -658,21 +433,12 @@ pub async fn shows_what_was_acknowledged<O: Open>(open: O) {
         async move {
             for number in 1..=100_u64 {
                 if task == 0 {
-                    store
-                        .set(&main, "n", value(&number.to_string()))
-                        .await
-                        .expect("set");
+                    store.set(&main, "n", value(&number.to_string())).await.expect("set");
                     acknowledged.store(number, Ordering::SeqCst);
                 } else {
                     let least = acknowledged.load(Ordering::SeqCst);
-                    let seen = store
-                        .get(&main, "n")
-                        .await
-                        .expect("get")
-                        .expect("is never deleted");
-                    let seen: u64 = String::from_utf8_lossy(&seen)
-                        .parse()
-                        .expect("a number was written");
+                    let seen = store.get(&main, "n").await.expect("get").expect("is never deleted");
+                    let seen: u64 = String::from_utf8_lossy(&seen).parse().expect("a number was written");
                     assert!(seen >= least, "saw {seen} after {least} was acknowledged");
                 }
                 tokio::task::yield_now().await;
@@ -689,13 +455,8 @@ pub async fn does_nothing_before_it_is_polled<O: Open>(open: O) {
     assert_eq!(store.get(&main, "k").await, Ok(None));
 }
 
-async fn in_parallel<F: Future<Output = ()> + Send + 'static>(
-    tasks: usize,
-    task: impl Fn(usize) -> F,
-) {
-    let tasks: Vec<_> = (0..tasks)
-        .map(|number| tokio::spawn(task(number)))
-        .collect();
+async fn in_parallel<F: Future<Output = ()> + Send + 'static>(tasks: usize, task: impl Fn(usize) -> F) {
+    let tasks: Vec<_> = (0..tasks).map(|number| tokio::spawn(task(number))).collect();
     for task in tasks {
         task.await.expect("no task panics");
     }

@@ -36,12 +36,7 @@ pub fn behaves_like_a_map<O: Open>(open: O) {
 }
 
 /// Small, so that random operations meet them.
-const MODEL_LIMITS: Limits = Limits {
-    key: 6,
-    value: 24,
-    total: 1 << 20,
-    batch: 4,
-};
+const MODEL_LIMITS: Limits = Limits { key: 6, value: 24, total: 1 << 20, batch: 4 };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -67,9 +62,7 @@ type At = (usize, String);
 
 fn step() -> impl Strategy<Value = Step> {
     let key = || {
-        let key = prop::sample::select(vec![
-            "a", "b", "a/b", "🚂", "\0", " ", "123456", "", "1234567",
-        ]);
+        let key = prop::sample::select(vec!["a", "b", "a/b", "🚂", "\0", " ", "123456", "", "1234567"]);
         key.prop_map(str::to_owned)
     };
     let at = move || (0..2usize, key());
@@ -142,13 +135,8 @@ impl Model {
                 prop_assert_eq!(store.exists(&buckets[at.0], &at.1).await, expected);
             }
             Step::Set(at, value) => {
-                let expected = limits
-                    .check_key(&at.1)
-                    .and_then(|()| limits.check_value(&value));
-                prop_assert_eq!(
-                    &store.set(&buckets[at.0], &at.1, value.clone()).await,
-                    &expected
-                );
+                let expected = limits.check_key(&at.1).and_then(|()| limits.check_value(&value));
+                prop_assert_eq!(&store.set(&buckets[at.0], &at.1, value.clone()).await, &expected);
                 if expected.is_ok() {
                     self.set(at, value);
                 }
@@ -167,12 +155,8 @@ impl Model {
                     None => Ok(0),
                 };
                 let sum = limits.check_key(&at.1).and_then(|()| number());
-                let expected =
-                    sum.and_then(|number| number.checked_add(delta).ok_or(Error::Overflow));
-                prop_assert_eq!(
-                    &store.increment(&buckets[at.0], &at.1, delta).await,
-                    &expected
-                );
+                let expected = sum.and_then(|number| number.checked_add(delta).ok_or(Error::Overflow));
+                prop_assert_eq!(&store.increment(&buckets[at.0], &at.1, delta).await, &expected);
                 if let Ok(sum) = expected {
                     self.set(at, value(&sum.to_string()));
                 }
@@ -189,16 +173,9 @@ impl Model {
                 let Some((at, version, changes)) = self.remembered.clone() else {
                     return Ok(());
                 };
-                match store
-                    .swap(&buckets[at.0], &at.1, version, value.clone())
-                    .await
-                {
+                match store.swap(&buckets[at.0], &at.1, version, value.clone()).await {
                     Ok(Swap::Done) => {
-                        prop_assert_eq!(
-                            changes,
-                            self.changes(&at),
-                            "swapped though it had changed"
-                        );
+                        prop_assert_eq!(changes, self.changes(&at), "swapped though it had changed");
                         self.set(at, value);
                     }
                     // Versions may change without need: a conflict is never wrong, if it tells the truth.
@@ -208,25 +185,15 @@ impl Model {
             }
             Step::SwapFresh(at, value) => {
                 if limits.check_key(&at.1).is_ok() && limits.check_value(&value).is_ok() {
-                    let version = store
-                        .read_versioned(&buckets[at.0], &at.1)
-                        .await
-                        .map(|read| read.version);
-                    let version =
-                        version.map_err(|error| TestCaseError::fail(error.to_string()))?;
-                    let answer = store
-                        .swap(&buckets[at.0], &at.1, version, value.clone())
-                        .await;
+                    let version = store.read_versioned(&buckets[at.0], &at.1).await.map(|read| read.version);
+                    let version = version.map_err(|error| TestCaseError::fail(error.to_string()))?;
+                    let answer = store.swap(&buckets[at.0], &at.1, version, value.clone()).await;
                     prop_assert_eq!(answer, Ok(Swap::Done));
                     self.set(at, value);
                 }
             }
             Step::List(bucket, after, limit) => {
-                let inside = self
-                    .values
-                    .keys()
-                    .filter(|at| at.0 == bucket)
-                    .map(|at| at.1.clone());
+                let inside = self.values.keys().filter(|at| at.0 == bucket).map(|at| at.1.clone());
                 let mut rest = inside.filter(|key| after.as_ref().is_none_or(|after| key > after));
                 let keys: Vec<String> = rest.by_ref().take(limit.clamp(1, limits.batch)).collect();
                 let next = rest.next().and_then(|_| keys.last().cloned());
@@ -234,24 +201,15 @@ impl Model {
                 prop_assert_eq!(answer, Ok(Page { keys, next }));
             }
             Step::GetMany(bucket, keys) => {
-                let values = || {
-                    keys.iter()
-                        .map(|key| self.get(&(bucket, key.clone())))
-                        .collect()
-                };
+                let values = || keys.iter().map(|key| self.get(&(bucket, key.clone()))).collect();
                 let expected: Result<Vec<_>, _> = limits.check_keys(&keys).map(|()| values());
                 prop_assert_eq!(store.get_many(&buckets[bucket], &keys).await, expected);
             }
             Step::SetMany(bucket, values) => {
                 let expected = limits.check_values(&values);
-                prop_assert_eq!(
-                    &store.set_many(&buckets[bucket], values.clone()).await,
-                    &expected
-                );
+                prop_assert_eq!(&store.set_many(&buckets[bucket], values.clone()).await, &expected);
                 if expected.is_ok() {
-                    values
-                        .into_iter()
-                        .for_each(|(key, value)| self.set((bucket, key), value));
+                    values.into_iter().for_each(|(key, value)| self.set((bucket, key), value));
                 }
             }
             Step::DeleteMany(bucket, keys) => {
