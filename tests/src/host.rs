@@ -187,6 +187,16 @@ impl Host {
         Self::builder().manifest(&manifest)
     }
 
+    /// A component of `tests/guests` on `/`, with one instance, further lines for its table, and one worker. Its health
+    /// is checked once, at the start.
+    pub fn with_only(guest: &str, lines: &str) -> Builder {
+        let manifest = format!(
+            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\nhealth-check = {{ interval = \"1h\" }}\n{lines}\n",
+            artifact::guest(guest).display()
+        );
+        Self::builder().manifest(&manifest).flag("--workers").flag("1")
+    }
+
     /// The binary, without the variables that change what it does.
     pub fn command() -> Command {
         let mut command = Command::new(artifact::host());

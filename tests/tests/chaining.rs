@@ -151,10 +151,16 @@ fn the_gateway_sends_what_came_and_returns_what_comes() {
             "headers": exchange.headers,
             "body": String::from_utf8_lossy(&body),
         });
-        exchange.answer(418, &[("x-their-own", "yes"), ("content-type", "application/json")], seen.to_string().as_bytes());
+        exchange.answer(
+            418,
+            &[("x-their-own", "yes"), ("content-type", "application/json")],
+            seen.to_string().as_bytes(),
+        );
     });
     let host = Host::start();
-    host.internal().post("/register", &json!({ "name": "far", "namespace": "away", "address": remote.url() })).expect(201);
+    host.internal()
+        .post("/register", &json!({ "name": "far", "namespace": "away", "address": remote.url() }))
+        .expect(201);
     let request = host.request("PATCH", "/services/away/a%2Fb//c?d=e%20f&g");
     let request = request.header("x-mine", "kept").header("content-type", "text/x-mine").header("cookie", "a=b");
     let request = request.header("x-api-key", "secret").header("connection", "close, x-hop").header("x-hop", "dropped");

@@ -45,7 +45,8 @@ impl Docker {
         let log = Log::read(child.stderr.take().expect("it is piped"));
         let mut docker = Self { address: Some(address), own: Some((child, log, directory)) };
         eventually("a daemon that answers, or ends", || {
-            let ended = docker.own.as_mut().is_some_and(|(child, ..)| child.try_wait().is_ok_and(|status| status.is_some()));
+            let ended =
+                docker.own.as_mut().is_some_and(|(child, ..)| child.try_wait().is_ok_and(|status| status.is_some()));
             (ended || docker.answers()).then_some(())
         });
         if docker.answers() {
@@ -107,8 +108,15 @@ fn make_base(archive: &Path) {
     // Whole or not at all: it is kept for the next time.
     let unfinished = archive.with_extension("unfinished");
     let mut command = Command::new("tar");
-    Run::of(command.arg("-C").arg(&root).args(["--exclude=./var/cache/apt/archives/*.deb", "-cf"]).arg(&unfinished).arg("."))
-        .expect(0, &[]);
+    Run::of(
+        command
+            .arg("-C")
+            .arg(&root)
+            .args(["--exclude=./var/cache/apt/archives/*.deb", "-cf"])
+            .arg(&unfinished)
+            .arg("."),
+    )
+    .expect(0, &[]);
     std::fs::rename(&unfinished, archive).expect("a file can be renamed");
 }
 
@@ -199,7 +207,9 @@ fn a_gateway_and_three_storages() {
         assert_ne!(write("/usr/local/bin/x"), Some(0));
         assert_ne!(write("/tmp/x"), Some(0));
         assert_eq!(write("/var/lib/hostler/x"), Some(0));
-        eventually_true("its health check passes", || compose.inspect(service, "{{.State.Health.Status}}") == "healthy");
+        eventually_true("its health check passes", || {
+            compose.inspect(service, "{{.State.Health.Status}}") == "healthy"
+        });
     }
 
     // One is stopped: it says goodbye, and nobody is sent there any more.

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use e2e::{Host, Reply, Wire, artifact};
+use e2e::{Host, Reply, Wire};
 
 /// A host with short limits: head 500 ms and 8 KiB and 20 headers, body idle 500 ms and 64 KiB; the gateway with an echo
 /// and a storage behind it.
@@ -92,13 +92,16 @@ fn a_body_that_is_too_large_is_a_413() {
     let host = strict();
     let large = "x".repeat((64 << 10) + 1);
     // Announced: refused before any of it is read.
-    let announced = ask(&host, format!("POST /services/echo/x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 1 << 30));
+    let announced =
+        ask(&host, format!("POST /services/echo/x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 1 << 30));
     announced.expect("an answer").problem(413, "body_too_large");
     let announced = host.request("POST", "/api/set").header("content-type", "application/json").body(large.as_str());
     announced.send().problem(413, "body_too_large");
     // Not announced: refused when it gets too large.
     let mut wire = host.wire();
-    wire.send("POST /api/set HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+    wire.send(
+        "POST /api/set HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
+    );
     wire.send(format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()));
     wire.reply().expect("an answer").problem(413, "body_too_large");
     let fitting = "x".repeat(64 << 10);
@@ -152,14 +155,20 @@ fn a_request_can_not_be_smuggled() {
     let replies: Vec<Reply> = std::iter::from_fn(|| wire.reply()).collect();
     // Refused, or read by its chunks alone and then closed: what follows is never the second request of a smuggler.
     assert!(replies.len() <= 1 || replies[0].status == 200, "{replies:?}");
-    assert!(replies.iter().all(|reply| reply.status == 400 || reply.header("x-served-by").starts_with("echo") || replies.len() == 2));
+    assert!(
+        replies
+            .iter()
+            .all(|reply| reply.status == 400 || reply.header("x-served-by").starts_with("echo") || replies.len() == 2)
+    );
 }
 
 #[test]
 fn requests_on_one_connection_are_answered_in_order() {
     let host = Host::start();
     let mut wire = host.wire();
-    let request = |id: usize| format!("GET /services/echo/x HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\ncontent-length: 1\r\n\r\n{id}");
+    let request = |id: usize| {
+        format!("GET /services/echo/x HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\ncontent-length: 1\r\n\r\n{id}")
+    };
     wire.send((0..10).map(request).collect::<String>());
     for id in 0..10 {
         let reply = wire.reply().expect("an answer");
@@ -243,7 +252,9 @@ fn clients_that_disconnect_in_the_middle_cost_nothing() {
         upload.send("POST /services/echo/x HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nbeginning");
         upload.reset();
         let mut upload = host.wire();
-        upload.send("POST /api/set HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{");
+        upload.send(
+            "POST /api/set HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{",
+        );
         drop(upload);
         let body = "x".repeat(1_000_000);
         let mut download = host.wire();
@@ -302,12 +313,9 @@ fn more_connections_than_allowed_wait() {
 
 #[test]
 fn a_client_that_reads_nothing_is_hung_up_on() {
-    let guest = artifact::guest("misbehaving-p3").display();
-    let manifest = format!(
-        "[public]\nbody-idle-timeout = \"500ms\"\n[components.guest]\nsource = \"{guest}\"\nroute = \"/\"\nmax-guests = 1\n\
-         max-instance-concurrent-reuse-count = 1\nqueue-timeout = \"30s\"\nhealth-check = {{ interval = \"1h\" }}\n"
-    );
-    let host = Host::builder().manifest(&manifest).flag("--workers").flag("1").start();
+    let lines = "max-guests = 1\nmax-instance-concurrent-reuse-count = 1\nqueue-timeout = \"30s\"\n\
+                 [public]\nbody-idle-timeout = \"500ms\"\n";
+    let host = Host::with_only("misbehaving-p3", lines).start();
     let mut idle = host.wire();
     idle.send("GET /stream?chunks=1000000000 HTTP/1.1\r\nhost: a\r\n\r\n");
     idle.head().expect("the answer begins");

@@ -127,7 +127,8 @@ fn what_a_trap_says_goes_to_the_log_and_not_to_the_client() {
             }
             eventually(&format!("{said} of {id} in the log of {guest}: {}", host.log().text()), || {
                 host.log().find(|event| {
-                    event["request_id"].as_str().is_some_and(|ids| ids.contains(&id)) && event.to_string().contains(said)
+                    event["request_id"].as_str().is_some_and(|ids| ids.contains(&id))
+                        && event.to_string().contains(said)
                 })
             });
         }
@@ -137,14 +138,7 @@ fn what_a_trap_says_goes_to_the_log_and_not_to_the_client() {
 #[test]
 fn a_guest_is_thrown_away_after_a_failure() {
     for guest in GUESTS {
-        let lines = "instances = [\"only\"]\nrequest-timeout = \"500ms\"\n";
-        let host = Host::with_guest(guest, "").flag("--workers").flag("1");
-        drop(host);
-        let manifest = format!(
-            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\n{lines}",
-            e2e::artifact::guest(guest).display()
-        );
-        let host = Host::builder().manifest(&manifest).flag("--workers").flag("1").start();
+        let host = Host::with_only(guest, &format!("{SHORT}max-guests = 1\n")).start();
         let count = || host.get("/count").expect(200).text().parse::<u32>().expect("a number");
         for path in ["/trap", "/loop", "/block-sync", "/exit"] {
             let before = count();
@@ -159,12 +153,7 @@ fn a_guest_is_thrown_away_after_a_failure() {
 #[test]
 fn a_guest_is_used_so_often_and_no_more() {
     for guest in GUESTS {
-        let manifest = format!(
-            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\nmax-instance-reuse-count = 3\n\
-             health-check = {{ interval = \"1h\" }}\n",
-            e2e::artifact::guest(guest).display()
-        );
-        let host = Host::builder().manifest(&manifest).flag("--workers").flag("1").start();
+        let host = Host::with_only(guest, "max-instance-reuse-count = 3\n").start();
         let counts: Vec<String> = (0..30).map(|_| host.get("/count").expect(200).text()).collect();
         assert!(counts.iter().all(|count| ["1", "2", "3"].contains(&count.as_str())), "{guest}: {counts:?}");
         assert!(counts.contains(&"3".to_owned()), "{guest}: {counts:?}");
@@ -174,12 +163,7 @@ fn a_guest_is_used_so_often_and_no_more() {
 #[test]
 fn an_idle_guest_ends() {
     for guest in GUESTS {
-        let manifest = format!(
-            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\nidle-instance-timeout = \"100ms\"\n\
-             health-check = {{ interval = \"1h\" }}\n",
-            e2e::artifact::guest(guest).display()
-        );
-        let host = Host::builder().manifest(&manifest).flag("--workers").flag("1").start();
+        let host = Host::with_only(guest, "idle-instance-timeout = \"100ms\"\n").start();
         host.get("/count").expect(200);
         eventually("another guest", || {
             std::thread::sleep(Duration::from_millis(500));
@@ -191,12 +175,8 @@ fn an_idle_guest_ends() {
 #[test]
 fn a_full_queue_is_a_503() {
     for guest in GUESTS {
-        let manifest = format!(
-            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\nmax-guests = 1\nqueue = 1\nqueue-timeout = \"100ms\"\n\
-             max-instance-concurrent-reuse-count = 1\nhealth-check = {{ interval = \"1h\" }}\n",
-            e2e::artifact::guest(guest).display()
-        );
-        let host = Host::builder().manifest(&manifest).flag("--workers").flag("1").start();
+        let lines = "max-guests = 1\nqueue = 1\nqueue-timeout = \"100ms\"\nmax-instance-concurrent-reuse-count = 1\n";
+        let host = Host::with_only(guest, lines).start();
         let mut busy = host.wire();
         busy.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
         busy.head().expect("its answer begins");
@@ -211,12 +191,8 @@ fn a_full_queue_is_a_503() {
 #[test]
 fn a_client_that_goes_away_frees_its_guest() {
     for guest in GUESTS {
-        let manifest = format!(
-            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\nmax-guests = 1\nmax-instance-concurrent-reuse-count = 1\n\
-             queue-timeout = \"30s\"\nhealth-check = {{ interval = \"1h\" }}\n",
-            e2e::artifact::guest(guest).display()
-        );
-        let host = Host::builder().manifest(&manifest).flag("--workers").flag("1").start();
+        let lines = "max-guests = 1\nmax-instance-concurrent-reuse-count = 1\nqueue-timeout = \"30s\"\n";
+        let host = Host::with_only(guest, lines).start();
         for path in ["/slow?ms=600000", "/block-sync", "/loop", "/stream?chunks=1000000000"] {
             let mut wire = host.wire();
             wire.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));

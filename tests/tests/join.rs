@@ -106,7 +106,9 @@ fn a_host_that_is_not_there_yet_is_waited_for() {
     host.stop();
     let manifest = "[components.gateway]\nsource = \"builtin:gateway\"\nroute = \"/\"\n";
     let mut command = Host::command();
-    command.args(["join", "--name", "a", "--url", &service.url()]).env("HOSTLER_INTERNAL", format!("http://{internal}"));
+    command
+        .args(["join", "--name", "a", "--url", &service.url()])
+        .env("HOSTLER_INTERNAL", format!("http://{internal}"));
     let mut child = command.stderr(Stdio::piped()).spawn().expect("it can be started");
     let log = Log::read(child.stderr.take().expect("it is piped"));
     let mut join = Join { child, log };
@@ -165,7 +167,8 @@ fn hosts_join_and_leave() {
     };
     let storages = ["storage-1", "storage-2", "storage-3"].map(|name| storage_of(&gateway, name, Some("s3cret")));
     available(3);
-    let mut names: Vec<String> = (0..3).map(|_| gateway.get("/data").expect(200).json()["storage"].to_string()).collect();
+    let mut names: Vec<String> =
+        (0..3).map(|_| gateway.get("/data").expect(200).json()["storage"].to_string()).collect();
     names.sort();
     assert_eq!(names, ["\"storage-1\"", "\"storage-2\"", "\"storage-3\""]);
     let [first, second, third] = storages;

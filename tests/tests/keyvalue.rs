@@ -93,7 +93,8 @@ fn both_instances_see_each_others_writes_at_once() {
     for round in 0..50 {
         let value = round.to_string();
         host.post("/api/set", &json!({ "key": "shared", "value": value })).expect(200);
-        let (first, second) = (host.get("/api/get?key=shared").expect(200), host.get("/api/get?key=shared").expect(200));
+        let (first, second) =
+            (host.get("/api/get?key=shared").expect(200), host.get("/api/get?key=shared").expect(200));
         assert_ne!(first.header("x-served-by"), second.header("x-served-by"));
         assert_eq!((first.json()["value"].as_str(), second.json()["value"].as_str()), (Some(&*value), Some(&*value)));
     }

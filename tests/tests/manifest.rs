@@ -75,7 +75,11 @@ fn names() {
 fn routes() {
     mistake("[components.a]\nsource = \"builtin:echo\"\nroute = \"a\"\n", 3, &["\"/a\""]);
     mistake("[components.a]\nsource = \"builtin:echo\"\nroute = \"/a/../b\"\n", 3, &[]);
-    mistake(&format!("{GATEWAY}[components.hello]\nsource = \"builtin:echo\"\nroute = \"/\"\n"), 6, &["hostler.toml:3", "gateway"]);
+    mistake(
+        &format!("{GATEWAY}[components.hello]\nsource = \"builtin:echo\"\nroute = \"/\"\n"),
+        6,
+        &["hostler.toml:3", "gateway"],
+    );
     // Written differently, it is still the same.
     let two = "[components.a]\nsource = \"builtin:echo\"\nroute = \"/x\"\n[components.b]\nsource = \"builtin:echo\"\nroute = \"/x/\"\n";
     mistake(two, 6, &["hostler.toml:3"]);
@@ -98,7 +102,8 @@ fn paths_are_relative_to_the_manifest() {
     let folder = builder.directory().join("folder");
     std::fs::create_dir(&folder).expect("a directory can be made");
     std::fs::copy(artifact::guest("hello-p2"), folder.join("hello.wasm")).expect("it can be copied");
-    std::fs::write(folder.join("m.toml"), "[components.hello]\nsource = \"hello.wasm\"\nroute = \"/\"\n").expect("writable");
+    std::fs::write(folder.join("m.toml"), "[components.hello]\nsource = \"hello.wasm\"\nroute = \"/\"\n")
+        .expect("writable");
     let host = builder.flag("-f").flag("folder/m.toml").start();
     assert_eq!(host.get("/there").expect(200).text(), "Hello from /there\n");
 }

@@ -250,8 +250,11 @@ fn head_is_get_without_a_body() {
 #[test]
 fn bodies_that_are_not_what_is_meant() {
     let host = start();
-    let post = |body: &str| host.request("POST", "/api/set").header("content-type", "application/json").body(body).send();
-    for body in ["", "{", "not json", "{\"key\":\"a\",\"value\":\"b\"", "{\"key\":\"a\",\"value\":\"b\"} x", "\u{feff}{}"] {
+    let post =
+        |body: &str| host.request("POST", "/api/set").header("content-type", "application/json").body(body).send();
+    for body in
+        ["", "{", "not json", "{\"key\":\"a\",\"value\":\"b\"", "{\"key\":\"a\",\"value\":\"b\"} x", "\u{feff}{}"]
+    {
         post(body).problem(400, "invalid_json");
     }
     for (body, field) in [
@@ -338,7 +341,8 @@ fn wrong_content_types() {
 #[test]
 fn paths_that_are_none() {
     let host = start();
-    for path in ["/", "/nothing", "/Data", "/data/", "//data", "/api", "/api/", "/api/set/x", "/services", "/services/"] {
+    for path in ["/", "/nothing", "/Data", "/data/", "//data", "/api", "/api/", "/api/set/x", "/services", "/services/"]
+    {
         host.get(path).problem(404, "not_found");
     }
 }

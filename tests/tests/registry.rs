@@ -1,7 +1,7 @@
 //! The internal address: registering, heartbeats, look-ups, listings, the token, garbage. What happens when leases lapse
 //! is tested beside the code, on a clock that doesn't have to be waited for.
 
-use e2e::{Client, Host, Reply, Remote};
+use e2e::{Client, Host, Remote, Reply};
 use serde_json::{Value, json};
 
 fn register(host: &Host, body: &Value) -> Reply {
@@ -20,7 +20,8 @@ fn a_registered_instance_is_available_at_once_and_gone_when_it_says_so() {
     assert_eq!((&status["total"], &status["available"]), (&4.into(), &4.into()), "{status}");
     assert_eq!(status["instances"][0]["name"], "far", "in order of name: {status}");
     assert_eq!(status["instances"][0]["address"], remote.url(), "{status}");
-    let mut names: Vec<String> = (0..4).map(|_| host.get("/data").expect(200).header("x-served-by").to_owned()).collect();
+    let mut names: Vec<String> =
+        (0..4).map(|_| host.get("/data").expect(200).header("x-served-by").to_owned()).collect();
     names.sort();
     assert_eq!(names, ["far", "storage-1", "storage-2", "storage-3"]);
 
@@ -151,7 +152,9 @@ fn garbage_is_refused_with_the_field_to_blame() {
         let problem = register(&host, &body).problem(400, "invalid_request");
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("namespace")), "{body}: {problem}");
     }
-    let raw = |kind: &str, body: &str| host.internal().request("POST", "/register").header("content-type", kind).body(body).send();
+    let raw = |kind: &str, body: &str| {
+        host.internal().request("POST", "/register").header("content-type", kind).body(body).send()
+    };
     raw("application/json", "not json").problem(400, "invalid_json");
     raw("application/json", "[]").problem(400, "invalid_request");
     raw("text/plain", "{}").problem(415, "unsupported_media_type");
@@ -302,7 +305,8 @@ fn the_command_status() {
     for part in ["7 of 7 instances are available", "storage-2", "in-process", "gateway"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let document: Value = serde_json::from_str(&host.ask(&["status", "-o", "json"]).expect(0, &[]).stdout).expect("JSON");
+    let document: Value =
+        serde_json::from_str(&host.ask(&["status", "-o", "json"]).expect(0, &[]).stdout).expect("JSON");
     assert_eq!(document["total"], 7);
     let nobody = Remote::refusing();
     Host::cli(["status", "--internal", &nobody.url()]).expect(1, &[&nobody.url()]);

@@ -68,10 +68,13 @@ fn a_request_that_broke_is_tried_again_only_if_that_is_safe() {
 
 #[test]
 fn an_idempotent_request_with_a_body_is_tried_again_if_nobody_read_the_body() {
-    let (refusing, fine) = (Remote::refusing(), Remote::start(|exchange| {
-        let body = exchange.body().expect("the whole body");
-        exchange.answer(200, &[], &body);
-    }));
+    let (refusing, fine) = (
+        Remote::refusing(),
+        Remote::start(|exchange| {
+            let body = exchange.body().expect("the whole body");
+            exchange.answer(200, &[], &body);
+        }),
+    );
     let host = with_storages(&[("a", &refusing), ("b", &fine)]);
     let body = "x".repeat(300_000);
     for _ in 0..2 {
@@ -100,7 +103,8 @@ fn each_instance_is_tried_at_most_once() {
             })
         })
         .collect();
-    let named: Vec<(String, &Remote)> = remotes.iter().enumerate().map(|(index, remote)| (format!("r-{index}"), remote)).collect();
+    let named: Vec<(String, &Remote)> =
+        remotes.iter().enumerate().map(|(index, remote)| (format!("r-{index}"), remote)).collect();
     let named: Vec<(&str, &Remote)> = named.iter().map(|(name, remote)| (name.as_str(), *remote)).collect();
     let host = with_storages(&named);
     host.get("/data").problem(502, "instance_unreachable");

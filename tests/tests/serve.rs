@@ -93,13 +93,15 @@ fn gateway() {
     let client = &gateway.client;
 
     assert_eq!(client.get("/health").expect(200).json(), json!({ "status": "ok" }));
-    let mut names: Vec<String> = (0..20).map(|_| client.get("/data").expect(200).json()["storage"].to_string()).collect();
+    let mut names: Vec<String> =
+        (0..20).map(|_| client.get("/data").expect(200).json()["storage"].to_string()).collect();
     names.sort();
     names.dedup();
     assert_eq!(names, ["\"first\"", "\"second\""]);
     let status = client.get("/status").expect(200).json();
     assert_eq!((&status["total"], &status["available"]), (&2.into(), &2.into()), "{status}");
-    let addresses: Vec<_> = status["instances"].as_array().expect("a list").iter().map(|it| it["address"].clone()).collect();
+    let addresses: Vec<_> =
+        status["instances"].as_array().expect("a list").iter().map(|it| it["address"].clone()).collect();
     assert!(addresses.contains(&json!(first.client.url())), "{status}");
     client.post("/api/set", &json!({ "key": "a", "value": "b" })).expect(200);
     client.get("/api/get?key=never").problem(404, "key_not_found");
@@ -126,7 +128,10 @@ fn a_gateway_without_services() {
     need!(wasmtime(), "wasmtime");
     let gateway = Serve::start("gateway", &[]);
     gateway.client.get("/data").problem(503, "no_instance_available");
-    assert_eq!(gateway.client.get("/status").expect(200).json(), json!({ "available": 0, "total": 0, "instances": [] }));
+    assert_eq!(
+        gateway.client.get("/status").expect(200).json(),
+        json!({ "available": 0, "total": 0, "instances": [] })
+    );
     let silent = Remote::refusing();
     let gateway = Serve::start("gateway", &[("STORAGE_SERVICES", &silent.url())]);
     let reply = gateway.client.get("/data");

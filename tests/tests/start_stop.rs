@@ -64,9 +64,15 @@ fn help_is_complete_and_succeeds() {
         assert!(run.stdout.contains("Usage: host"), "{run:?}");
     }
     let run = Host::cli(["run", "--help"]);
-    for part in
-        ["--listen", "HOSTLER_LISTEN", "127.0.0.1:8080", "--internal-listen", "127.0.0.1:9090", "--data-dir", "./.hostler"]
-    {
+    for part in [
+        "--listen",
+        "HOSTLER_LISTEN",
+        "127.0.0.1:8080",
+        "--internal-listen",
+        "127.0.0.1:9090",
+        "--data-dir",
+        "./.hostler",
+    ] {
         assert!(run.stdout.contains(part), "{part}: {}", run.stdout);
     }
     for part in ["--workers", "--log-format", "--log-level", "--env", "--drain-timeout"] {
@@ -86,7 +92,8 @@ fn completions_are_written_for_every_shell() {
 #[test]
 fn a_closed_stdout_is_no_reason_to_panic() {
     let mut help = Host::command();
-    let mut child = help.args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut child =
+        help.args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("it ends");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panic"), "{output:?}");
