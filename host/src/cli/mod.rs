@@ -173,7 +173,7 @@ pub(crate) struct JoinArgs {
     #[arg(long)]
     pub(crate) name: Name,
 
-    /// Where the host reaches the service: http://HOST[:PORT]
+    /// Where the host reaches the service: http://HOST or http://HOST:PORT
     #[arg(long)]
     pub(crate) url: registry::Address,
 
