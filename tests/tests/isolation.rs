@@ -151,6 +151,31 @@ fn a_guest_is_thrown_away_after_a_failure() {
 }
 
 #[test]
+fn a_guest_is_thrown_away_with_a_cancelled_request() {
+    for guest in GUESTS {
+        let host = Host::with_only(guest, "max-guests = 1\n").start();
+        let count = || host.get("/count").expect(200).text();
+        assert_eq!((count(), count()), ("1".to_owned(), "2".to_owned()), "{guest}");
+        let mut wire = host.wire();
+        wire.send("GET /stream?chunks=1000000000&delay_ms=1 HTTP/1.1\r\nhost: a\r\n\r\n");
+        wire.head().expect("the answer begins");
+        wire.reset();
+        eventually(&format!("another {guest}"), || (count() == "1").then_some(()));
+    }
+}
+
+#[test]
+fn an_answer_without_a_body_does_not_cost_a_guest() {
+    for guest in GUESTS {
+        let host = Host::with_only(guest, "max-guests = 1\n").start();
+        for count in 1..=3 {
+            host.request("HEAD", "/count").send().expect(200);
+            assert_eq!(host.get("/count").expect(200).text(), (2 * count).to_string(), "{guest}");
+        }
+    }
+}
+
+#[test]
 fn a_guest_is_used_so_often_and_no_more() {
     for guest in GUESTS {
         let host = Host::with_only(guest, "max-instance-reuse-count = 3\n").start();
