@@ -81,11 +81,18 @@ impl fmt::Display for CallError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CallError::Away(reason) => out.write_str(reason),
-            CallError::Refused { status, detail, .. } if detail.is_empty() => {
-                write!(out, "it answered {status}")
-            }
             CallError::Refused { status, detail, .. } => {
-                write!(out, "it answered {status}: {detail}")
+                write!(out, "it answered {status}")?;
+                if !detail.is_empty() {
+                    write!(out, ": {detail}")?;
+                }
+                if *status == StatusCode::UNAUTHORIZED {
+                    out.write_str(
+                        "; give its token by --token-file or HOSTLER_INTERNAL_TOKEN, \
+                         or, for [join] in a manifest, by join.token-file or HOSTLER_JOIN_TOKEN",
+                    )?;
+                }
+                Ok(())
             }
         }
     }

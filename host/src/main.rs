@@ -36,10 +36,7 @@ fn main() -> ExitCode {
             let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
             blocking(cli::join(args))
         }
-        Command::Completions(args) => {
-            cli::completions(&args);
-            Ok(())
-        }
+        Command::Completions(args) => cli::completions(&args),
     };
     match result {
         Ok(()) => ExitCode::from(exit::OK),

@@ -34,9 +34,9 @@ pub(super) async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(edge.limits.head_timeout)
-        .max_buf_size(edge.limits.head_bytes)
-        .max_headers(edge.limits.headers)
-        .pipeline_flush(true);
+        // What is a little over the limits is let in, so that it gets a proper answer; see `request`.
+        .max_buf_size(2 * edge.limits.head_bytes)
+        .max_headers(2 * edge.limits.headers);
     let context = (edge, worker, Peer::new(peer));
     let service = service_fn(|request| {
         let (edge, worker, peer) = &context;

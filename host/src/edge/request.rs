@@ -12,7 +12,7 @@ use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
 
 use super::body::{Download, Fault, Upload, Verdict, linger};
 use super::forwarded::{self, Peer};
-use super::{Edge, request_id};
+use super::{Edge, Limits, request_id};
 
 /// Answers a request, whatever it is.
 pub(super) async fn answer(
@@ -69,6 +69,7 @@ fn admit_head<'a>(edge: &'a Edge, peer: &Peer, head: &mut Parts) -> Result<(&'a 
     if head.method == Method::CONNECT {
         return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
     }
+    check_size(head, &edge.limits)?;
     let target = edge.router.route(head.uri.path()).ok_or_else(Problem::not_found)?;
     let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > edge.limits.body_bytes) {
@@ -80,6 +81,22 @@ fn admit_head<'a>(edge: &'a Edge, peer: &Peer, head: &mut Parts) -> Result<(&'a 
     runtime::remove_hop_by_hop(&mut head.headers);
     forwarded::set(&mut head.headers, peer, &edge.trusted_proxies);
     Ok((target, hop))
+}
+
+/// Whether the head is within its limits.
+fn check_size(head: &Parts, limits: &Limits) -> Result<(), Problem> {
+    if head.headers.len() > limits.headers {
+        let detail = format!("the request has more than {} headers", limits.headers);
+        return Err(Problem::new(Code::HeadersTooLarge, detail));
+    }
+    // A header line is its name, its value, a colon, a space and a line end.
+    let lines: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if lines + target > limits.head_bytes {
+        let detail = format!("the request's head is larger than {} bytes", limits.head_bytes);
+        return Err(Problem::new(Code::HeadersTooLarge, detail));
+    }
+    Ok(())
 }
 
 fn too_large(limit: u64) -> Problem {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use registry::{Address, Name, Namespace};
+use registry::{Address, Namespace};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -91,7 +91,7 @@ pub(super) struct Component {
     pub(super) source: Spanned<String>,
     pub(super) route: Option<Spanned<Route>>,
     pub(super) namespace: Option<Parsed<Namespace>>,
-    pub(super) instances: Option<Spanned<Vec<Spanned<Parsed<Name>>>>>,
+    pub(super) instances: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     pub(super) environment: BTreeMap<Spanned<String>, Spanned<String>>,
     #[serde(default)]

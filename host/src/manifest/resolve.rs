@@ -399,7 +399,7 @@ impl Resolver<'_> {
         &self,
         component: &str,
         place: &Place,
-        typed: Option<Spanned<Vec<Spanned<file::Parsed<Name>>>>>,
+        typed: Option<Spanned<Vec<Spanned<String>>>>,
     ) -> Result<Vec<Name>> {
         let Some(typed) = typed else {
             let name = component.parse().map_err(|error| place.error(format!("\"{component}\": {error}")))?;
@@ -412,7 +412,9 @@ impl Resolver<'_> {
         let mut names: Vec<Name> = Vec::with_capacity(count);
         for typed in typed.into_inner() {
             let place = self.document.place(Some(typed.span()));
-            let name = typed.into_inner().0;
+            let name = typed.get_ref();
+            let name: Name =
+                name.parse().map_err(|error| place.error(format!("\"{}\": {error}", name.escape_debug())))?;
             if names.contains(&name) {
                 return Err(place.error(format!("the instance \"{name}\" is there twice; rename one of them")));
             }

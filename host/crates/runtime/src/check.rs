@@ -20,6 +20,9 @@ use crate::state::GuestState;
 /// The versions under which an interface may be provided when a component asks for another one.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.2.0", "0.2.0-draft2", "0.2.0-draft", "0.2.0-rc.1"];
 
+/// The patch versions of an interface that are looked for, from 0.
+const MAX_PATCH: u32 = 64;
+
 /// The handler that a component exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
@@ -233,7 +236,7 @@ impl Provided<'_> {
         if absent.is_empty() {
             return None;
         }
-        if absent.len() < items.len() {
+        if absent.len() < items.len() || self.knows(interface) {
             let names: Vec<&str> = absent.iter().map(|item| item.name()).collect();
             return Some(Missing {
                 reason: format!("this host's version of it has no {}", names.join(", ")),
@@ -255,6 +258,15 @@ impl Provided<'_> {
             },
             None => Missing { reason: "this host doesn't provide it".into(), fix: alternative(package) },
         })
+    }
+
+    /// Whether the linker has this interface at all, in a version that a component which asks for this one would get.
+    fn knows(&self, interface: &str) -> bool {
+        let Some((package, version)) = interface.split_once('@') else { return false };
+        let Some((series, _)) = version.rsplit_once('.').filter(|_| !version.contains('-')) else { return false };
+        let mut linker = self.linker.clone();
+        // To define what is defined already is an error.
+        (0..MAX_PATCH).any(|patch| linker.instance(&format!("{package}@{series}.{patch}")).is_err())
     }
 
     /// Whether the linker has this item, whatever its type.

@@ -78,7 +78,6 @@ impl Worker {
         }
         let now = Instant::now();
         let registry = self.registry();
-        registry.retry_budget().request(now);
         let (group, member) = self.choose(target)?;
         let only = matches!(target, Target::Instance { .. }) || group.available() < 2;
         if only {
@@ -88,6 +87,7 @@ impl Worker {
             };
         }
 
+        registry.retry_budget().request(now);
         let (mut spare, mut request) = Spare::keep(request);
         let mut tried = vec![member];
         loop {

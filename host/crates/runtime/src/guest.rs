@@ -165,7 +165,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>) {
             tracing::warn!(
                 component = pool.template().component(),
                 instance = pool.template().instance(),
-                request_ids = guest.request_ids(),
+                request_id = guest.request_ids(),
                 "a guest was thrown away with requests on it: another one on it was given up and it didn't let go"
             );
             Some(Failure::Stuck)
@@ -175,7 +175,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>) {
             tracing::error!(
                 component = pool.template().component(),
                 instance = pool.template().instance(),
-                request_ids = guest.request_ids(),
+                request_id = guest.request_ids(),
                 reason = failure.reason(),
                 "a guest failed: {error:?}"
             );

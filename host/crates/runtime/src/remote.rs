@@ -102,8 +102,7 @@ impl Client {
         let sent = self.send(Request::from_parts(head, body), DEFAULT_FIRST_BYTE, Some(deadline)).await;
         match sent {
             Ok(answer) => {
-                registry.report(member, true);
-                let ending = Break { member: member.clone(), registry: registry.clone() };
+                let ending = Outcome { member: member.clone(), registry: registry.clone() };
                 Ok(answer.map(|body| Watched::wrap(body, None, ending)))
             }
             Err(Unsent::TimedOut) => Err(SendError::TimedOut),
@@ -178,16 +177,19 @@ enum Unsent {
     Failed(hyper_util::client::legacy::Error),
 }
 
-/// Tells the registry when an instance breaks off in the middle of an answer.
-struct Break {
+/// Tells the registry whether an instance answered to the end or broke off in the middle.
+struct Outcome {
     member: Arc<Member>,
     registry: Registry,
 }
 
-impl Ending for Break {
+impl Ending for Outcome {
     fn ended(&mut self, end: End) {
-        if end == End::Failed {
-            self.registry.report(&self.member, false);
+        match end {
+            End::Complete => self.registry.report(&self.member, true),
+            End::Failed => self.registry.report(&self.member, false),
+            // That was the client.
+            End::Dropped => {}
         }
     }
 }

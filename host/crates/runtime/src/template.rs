@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use registry::Name;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store};
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::WasiHttpCtx;
@@ -121,10 +122,22 @@ impl Template {
         }
         let sockets = self.shared.sockets.clone();
         let any = !sockets.is_empty();
-        wasi.allow_tcp(any).allow_udp(any).socket_addr_check(move |address: SocketAddr, _| {
-            let allowed = sockets.iter().any(|rule| rule.allows(address));
+        wasi.allow_tcp(any).allow_udp(any).socket_addr_check(move |address, usage| {
+            let allowed = allows_socket(&sockets, address, usage);
             Box::pin(async move { allowed })
         });
         Ok(wasi.build())
+    }
+}
+
+/// Whether a guest may use a socket so: it may exchange data with the addresses of the manifest, from a port that the
+/// system chooses. It can't listen.
+fn allows_socket(rules: &[SocketRule], address: SocketAddr, usage: SocketAddrUse) -> bool {
+    match usage {
+        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => address.ip().is_unspecified() && address.port() == 0,
+        SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => {
+            rules.iter().any(|rule| rule.allows(address))
+        }
+        SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => false,
     }
 }
