@@ -111,8 +111,10 @@ fn a_body_that_is_too_large_is_a_413() {
 #[test]
 fn ten_mebibytes_are_the_default_for_a_body() {
     let host = Host::start();
+    // It gets to the gateway, which has no use for it. (An echo would fill the buffers of both directions: this client
+    // doesn't read before it has written everything.)
     let fitting = "x".repeat(10 << 20);
-    assert!(host.request("POST", "/services/echo/x").body(fitting.as_str()).send().expect(200).text() == fitting);
+    host.request("POST", "/health").body(fitting.as_str()).send().problem(405, "method_not_allowed");
     let announced = ask(&host, "POST /services/echo/x HTTP/1.1\r\nhost: a\r\ncontent-length: 10485761\r\n\r\n");
     announced.expect("an answer").problem(413, "body_too_large");
 }

@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -19,11 +19,10 @@ pub(super) async fn answer(
     edge: &Edge,
     worker: &Worker,
     peer: &Peer,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
-    request.headers_mut().insert(request_id::NAME, id.clone());
-    let mut answer = match admit(edge, peer, request) {
+    let mut answer = match admit(edge, peer, &id, request) {
         Ok(Admitted { target, request, hop, verdict }) => {
             let answer = worker.dispatch(target, request, hop).await;
             match verdict.map_or(Fault::None, |verdict| verdict.get()) {
@@ -47,7 +46,12 @@ struct Admitted<'a> {
     verdict: Option<Verdict>,
 }
 
-fn admit<'a>(edge: &'a Edge, peer: &Peer, request: Request<Incoming>) -> Result<Admitted<'a>, Problem> {
+fn admit<'a>(
+    edge: &'a Edge,
+    peer: &Peer,
+    id: &HeaderValue,
+    request: Request<Incoming>,
+) -> Result<Admitted<'a>, Problem> {
     let (mut head, body) = request.into_parts();
     let (target, hop) = match admit_head(edge, peer, &mut head) {
         Ok(admitted) => admitted,
@@ -56,6 +60,7 @@ fn admit<'a>(edge: &'a Edge, peer: &Peer, request: Request<Incoming>) -> Result<
             return Err(problem);
         }
     };
+    head.headers.insert(request_id::NAME, id.clone());
     let (body, verdict) = if body.is_end_stream() {
         (runtime::empty(), None)
     } else {

@@ -8,9 +8,9 @@ use std::fmt;
 use wasm_encoder::{
     Component as Encoder, ComponentImportSection, ComponentTypeRef, ComponentTypeSection, InstanceType, TypeBounds,
 };
-use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceType};
+use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -22,6 +22,9 @@ const VERSIONS: [&str; 5] = ["0.3.0", "0.2.0", "0.2.0-draft2", "0.2.0-draft", "0
 
 /// The patch versions of an interface that are looked for, from 0.
 const MAX_PATCH: u32 = 64;
+
+/// The core module of nothing: magic number and version.
+const EMPTY_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 /// The handler that a component exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,9 +267,10 @@ impl Provided<'_> {
     fn knows(&self, interface: &str) -> bool {
         let Some((package, version)) = interface.split_once('@') else { return false };
         let Some((series, _)) = version.rsplit_once('.').filter(|_| !version.contains('-')) else { return false };
+        let Ok(module) = Module::new(self.engine, EMPTY_MODULE) else { return false };
         let mut linker = self.linker.clone();
         // To define what is defined already is an error.
-        (0..MAX_PATCH).any(|patch| linker.instance(&format!("{package}@{series}.{patch}")).is_err())
+        (0..MAX_PATCH).any(|patch| linker.root().module(&format!("{package}@{series}.{patch}"), &module).is_err())
     }
 
     /// Whether the linker has this item, whatever its type.
