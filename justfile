@@ -54,6 +54,22 @@ advisories:
         echo "skipped: the check for known vulnerabilities needs https://github.com/rustsec/advisory-db" >&2
     fi
 
+# Measure the host beside nginx and `wasmtime serve` on this machine; arguments as `tests/bench/figures.py --help` says
+bench *arguments: target
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for tool in wrk nginx; do
+        command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install $tool" >&2; exit 1; }
+    done
+    command -v wasmtime >/dev/null || { echo "wasmtime is missing: cargo install --locked wasmtime-cli" >&2; exit 1; }
+    cargo build --release --locked -p host -p bench
+    mkdir -p target/bench
+    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage
+    cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.2.wasm
+    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage --features wasi-0-3
+    cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm
+    tests/bench/figures.py "$@"
+
 # Format all Rust code
 fmt:
     cargo fmt --all
