@@ -24,18 +24,20 @@ fn with_neighbours<T>(host: &Host, deed: impl FnOnce() -> T) -> T {
                 scope.spawn(move || {
                     let client = Client::new(url);
                     let mut answers = 0;
-                    while !done.load(SeqCst) {
+                    loop {
+                        // The last request begins after the deed.
+                        let last = done.load(SeqCst);
                         client.get(path).expect(200);
                         answers += 1;
+                        if last {
+                            return answers;
+                        }
                         std::thread::sleep(Duration::from_millis(2));
                     }
-                    answers
                 })
             })
             .collect();
         let result = deed();
-        // At least a request each begins after the deed.
-        std::thread::sleep(Duration::from_millis(20));
         done.store(true, SeqCst);
         let answers: Vec<i32> =
             neighbours.into_iter().map(|neighbour| neighbour.join().expect("every request is answered")).collect();

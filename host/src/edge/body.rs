@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::patience::Patience;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use runtime::{Body, BodyError};
-use tokio::time::Sleep;
 
 /// What went wrong with a request's body, if anything did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,28 +36,6 @@ impl Verdict {
             value if value == Fault::Idle as u8 => Fault::Idle,
             _ => Fault::None,
         }
-    }
-}
-
-/// How long nothing has come. The timer is only made when there is something to wait for.
-struct Patience {
-    limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { limit, timer: None }
-    }
-
-    fn reset(&mut self) {
-        self.timer = None;
-    }
-
-    /// Ready when nothing has come for too long.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.limit;
-        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
     }
 }
 

@@ -7,29 +7,26 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
-/// Fails a write when the client has taken nothing for `patience`.
+use super::patience::Patience;
+
+/// Fails a write when the client has taken nothing for too long.
 pub(super) struct Patient {
     stream: TcpStream,
-    patience: Duration,
-    /// Set while the client takes nothing.
-    timer: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 impl Patient {
     pub(super) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, timer: None }
+        Self { stream, patience: Patience::new(patience) }
     }
 
     fn wait<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.timer = None;
+            self.patience.reset();
             return written;
         }
-        let patience = self.patience;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.patience.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

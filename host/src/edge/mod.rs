@@ -12,6 +12,7 @@ mod body;
 mod connection;
 mod forwarded;
 mod io;
+mod patience;
 mod request;
 mod request_id;
 mod router;
