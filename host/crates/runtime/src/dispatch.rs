@@ -20,7 +20,7 @@ use crate::body::{self, Body, Lent};
 use crate::call::Failure;
 use crate::pool::CallError;
 use crate::remote::SendError;
-use crate::worker::Worker;
+use crate::worker::{View, Worker};
 
 /// How many components a request may pass through. The next one gets 508.
 pub const MAX_DEPTH: u8 = 8;
@@ -78,27 +78,24 @@ impl Worker {
         }
         let now = Instant::now();
         let registry = self.registry();
-        let (group, member) = self.choose(target)?;
+        let view = self.view();
+        let (group, member) = choose(&view, target)?;
         let only = matches!(target, Target::Instance { .. }) || group.available() < 2;
         if only {
-            return match self.attempt(&member, request, hop, now).await {
-                Ok(answer) => Ok(answer),
-                Err(failed) => Err(failed.problem),
-            };
+            return self.attempt(&view, member, request, hop, now).await.map_err(|failed| failed.problem);
         }
 
         registry.retry_budget().request(now);
-        let (mut spare, mut request) = Spare::keep(request);
-        let mut tried = vec![member];
+        let (mut spare, request) = Spare::keep(request);
+        let mut failed = match self.attempt(&view, member, request, hop, now).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        let mut tried = vec![member.clone()];
         loop {
-            let member = tried.last().expect("at least the first choice");
-            let failed = match self.attempt(member, request, hop, now).await {
-                Ok(answer) => return Ok(answer),
-                Err(failed) => failed,
-            };
             let again = failed.unsent.map(|unsent| spare.keep_again(*unsent)).or_else(|| spare.idempotent());
             let (Some(again), true) = (again, failed.retry) else { return Err(failed.problem) };
-            let Some(next) = group.pick_untried(&tried).cloned() else { return Err(failed.problem) };
+            let Some(next) = group.pick_untried(&tried) else { return Err(failed.problem) };
             if !registry.retry_budget().try_retry(Instant::now()) {
                 return Err(failed.problem);
             }
@@ -108,37 +105,24 @@ impl Worker {
                 "a request is tried again: {}",
                 failed.problem.detail
             );
-            tried.push(next);
-            request = again;
+            tried.push(next.clone());
+            failed = match self.attempt(&view, next, again, hop, now).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
         }
-    }
-
-    fn choose(&self, target: &Target) -> Result<(Arc<Group>, Arc<Member>), Problem> {
-        let (Target::Namespace(namespace) | Target::Instance { namespace, .. }) = target;
-        let snapshot = self.registry().snapshot();
-        let group = snapshot
-            .namespace(namespace)
-            .ok_or_else(|| Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}")))?;
-        let member = match target {
-            Target::Namespace(_) => group.pick(),
-            Target::Instance { name, .. } => group.find(name),
-        };
-        let member = member.ok_or_else(|| {
-            let detail = format!("no instance of {namespace:?} is available");
-            Problem::new(Code::NoInstanceAvailable, detail).retry_after(RETRY_AFTER_SECONDS)
-        })?;
-        Ok((group.clone(), member.clone()))
     }
 
     async fn attempt(
         &self,
+        view: &View,
         member: &Arc<Member>,
         request: Request<Body>,
         hop: Hop,
         begun: Instant,
     ) -> Result<Response<Body>, Failed> {
         match member.location() {
-            Location::InProcess => self.run_here(member, request, hop, begun).await,
+            Location::InProcess => self.run_here(view, member, request, hop, begun).await,
             Location::Remote(address) => {
                 let deadline = begun + REMOTE_TIMEOUT;
                 let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
@@ -155,12 +139,13 @@ impl Worker {
 
     async fn run_here(
         &self,
+        view: &View,
         member: &Arc<Member>,
         request: Request<Body>,
         hop: Hop,
         begun: Instant,
     ) -> Result<Response<Body>, Failed> {
-        let Some(instance) = self.instance(member) else {
+        let Some(instance) = view.instance(member) else {
             // It was unloaded since it was picked.
             let problem = Problem::new(Code::NoInstanceAvailable, "the instance was just removed");
             return Err(Failed {
@@ -179,6 +164,24 @@ impl Worker {
             Err(error) => Err(call_failed(error)),
         }
     }
+}
+
+/// Who gets a request that goes to `target`.
+fn choose<'a>(view: &'a View, target: &Target) -> Result<(&'a Group, &'a Arc<Member>), Problem> {
+    let (Target::Namespace(namespace) | Target::Instance { namespace, .. }) = target;
+    let group = view
+        .snapshot
+        .namespace(namespace)
+        .ok_or_else(|| Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}")))?;
+    let member = match target {
+        Target::Namespace(_) => group.pick(),
+        Target::Instance { name, .. } => group.find(name),
+    };
+    let member = member.ok_or_else(|| {
+        let detail = format!("no instance of {namespace:?} is available");
+        Problem::new(Code::NoInstanceAvailable, detail).retry_after(RETRY_AFTER_SECONDS)
+    })?;
+    Ok((group, member))
 }
 
 /// What in-process failures mean to the client.

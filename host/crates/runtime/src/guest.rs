@@ -8,15 +8,15 @@
 //! guest, so a deadline holds whatever the guest does with its event loop. If a condemned guest doesn't let its event
 //! loop run, others who wait for it would wait in vain: after [`STUCK_GRACE`] it is thrown away under them.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use futures::task::AtomicWaker;
 use http::HeaderValue;
 use tokio::time::Sleep;
 use wasmtime::component::Accessor;
@@ -24,6 +24,7 @@ use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 
 use crate::call::{Call, Failure};
+use crate::doorbell::Doorbell;
 use crate::pool::{Job, Pool};
 use crate::state::GuestState;
 
@@ -32,12 +33,10 @@ const STUCK_GRACE: Duration = Duration::from_millis(200);
 
 /// The handle of a guest: what it serves now, and how to end it.
 pub(crate) struct Guest {
-    /// Wakes its task.
-    task: AtomicWaker,
+    /// Of its task.
+    bell: Doorbell,
     /// No more calls are taken; ends as soon as nobody waits.
     condemned: AtomicBool,
-    /// Its task wants to be woken when a call ends: it has no room, or ends with the last one.
-    wants_room: AtomicBool,
     /// Whether it is in the pool's list of guests with room. Written under the pool's lock.
     pub(crate) parked: AtomicBool,
     serving: Mutex<Serving>,
@@ -50,29 +49,54 @@ struct Serving {
     idle_since: Instant,
     /// Whether the guest still has work of its own, though nobody waits.
     busy: bool,
+    /// What is to be done when a caller has its whole answer.
+    then: Then,
+}
+
+/// What a caller who has its whole answer does for the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Nothing: it has room already, or its task runs and will see.
+    Nothing,
+    /// This was all it lacked to have room.
+    Park,
+    /// Its task is to look whether this was the last.
+    Wake,
+}
+
+/// As the waker of its own task.
+impl Wake for Guest {
+    fn wake(self: Arc<Self>) {
+        self.bell.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.bell.ring();
+    }
 }
 
 impl Guest {
     pub(crate) fn new() -> Arc<Self> {
+        let serving = Serving { calls: Vec::new(), idle_since: Instant::now(), busy: false, then: Then::Nothing };
         Arc::new(Self {
-            task: AtomicWaker::new(),
+            bell: Doorbell::default(),
             condemned: AtomicBool::new(false),
-            wants_room: AtomicBool::new(false),
             parked: AtomicBool::new(false),
-            serving: Mutex::new(Serving { calls: Vec::new(), idle_since: Instant::now(), busy: false }),
+            serving: Mutex::new(serving),
         })
     }
 
     /// Makes its task look for work.
-    pub(crate) fn wake(&self) {
-        self.task.wake();
+    pub(crate) fn look(&self) {
+        self.bell.ring();
     }
 
     /// The caller has its whole answer.
-    pub(crate) fn finish(&self, call: &Arc<Call>) {
-        self.leave(call);
-        if self.wants_room.load(Relaxed) {
-            self.wake();
+    pub(crate) fn finish(self: &Arc<Self>, call: &Arc<Call>, pool: &Pool) {
+        match self.leave(call) {
+            Then::Nothing => {}
+            Then::Park => pool.park_or_wake(self),
+            Then::Wake => self.look(),
         }
     }
 
@@ -82,7 +106,7 @@ impl Guest {
         self.condemn();
     }
 
-    fn leave(&self, call: &Arc<Call>) {
+    fn leave(&self, call: &Arc<Call>) -> Then {
         let mut serving = self.serving();
         if let Some(index) = serving.calls.iter().position(|other| Arc::ptr_eq(other, call)) {
             serving.calls.swap_remove(index);
@@ -90,12 +114,21 @@ impl Guest {
                 serving.idle_since = Instant::now();
             }
         }
+        serving.then
+    }
+
+    /// Its task takes the call.
+    fn begin(self: &Arc<Self>, call: Arc<Call>) {
+        call.taken_by(self);
+        let mut serving = self.serving();
+        serving.calls.push(call);
+        serving.then = Then::Nothing;
     }
 
     /// Takes no more calls and ends as soon as nobody waits.
     pub(crate) fn condemn(&self) {
         self.condemned.store(true, Relaxed);
-        self.wake();
+        self.look();
     }
 
     /// Condemns the guest if nobody has waited for it for too long: `idle` if it has nothing to do, `busy` if it still
@@ -191,44 +224,127 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>) {
     pool.ended(&guest);
 }
 
+/// What the two ends of a guest's event loop tell each other: [`serve`], which polls it from outside, and
+/// [`take_calls`], which runs in it. Atomic only because futures have to be `Send`; one thread uses it.
+struct Progress {
+    /// The event loop polled `take_calls`, so the guest has let go of it since this was last cleared.
+    ran: AtomicBool,
+    /// `take_calls` is to look whether there is something to do.
+    look: AtomicBool,
+    /// The event loop came to rest since the last call was taken. Only then is another one taken beside it, so that a
+    /// request that computes doesn't hold up others that could go to another guest.
+    rested: AtomicBool,
+    /// May take more calls, as far as its reuse count goes.
+    open: AtomicBool,
+    /// Accepts calls, as far as its own backpressure goes.
+    ready: AtomicBool,
+    /// Calls that the guest is running.
+    running: AtomicUsize,
+    /// It runs calls, or something after them.
+    busy: AtomicBool,
+}
+
+/// What a guest's task does when its event loop has come to rest.
+enum Rest {
+    /// Waits to be woken.
+    Wait,
+    /// There is a call to take.
+    Take,
+    /// It may take no more, and there is nothing left to do.
+    End,
+}
+
 /// Lets the guest serve until it ends.
 async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>, pool: &Arc<Pool>) -> End {
-    // Whether the guest let go of its event loop since it took its last call: only then does it take another one beside
-    // it, so that a request that computes doesn't hold up others that could go to another guest.
-    let yielded = AtomicBool::new(true);
-    // Whether the event loop ran since this was last cleared.
-    let running = AtomicBool::new(false);
-
+    let progress = Progress {
+        ran: AtomicBool::new(false),
+        look: AtomicBool::new(true),
+        rested: AtomicBool::new(true),
+        open: AtomicBool::new(true),
+        ready: AtomicBool::new(true),
+        running: AtomicUsize::new(0),
+        busy: AtomicBool::new(false),
+    };
+    let waker = Waker::from(guest.clone());
     let mut event_loop =
-        pin!(store.run_concurrent(async |accessor| take_calls(accessor, proxy, guest, pool, &yielded, &running).await));
+        pin!(store.run_concurrent(async |accessor| take_calls(accessor, proxy, guest, pool, &progress).await));
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
-        guest.task.register(cx.waker());
         loop {
             if guest.is_condemned() && guest.waiting() == 0 {
                 return Poll::Ready(End::Abandoned);
             }
-            running.store(false, Relaxed);
-            if let Poll::Ready(end) = event_loop.as_mut().poll(cx) {
-                return Poll::Ready(match end.and_then(|taken| taken) {
-                    Ok(()) => End::Retired,
-                    Err(error) => End::Failed(error),
-                });
+            progress.ran.store(false, Relaxed);
+            if guest.bell.enter(cx.waker()) {
+                progress.look.store(true, Relaxed);
             }
-            if guest.is_condemned() && is_stuck(&running, &mut grace, cx) {
+            let polled = event_loop.as_mut().poll(&mut Context::from_waker(&waker));
+            let rung = guest.bell.leave();
+            if let Poll::Ready(end) = polled {
+                let Err(error) = end.and_then(|never| never);
+                return Poll::Ready(End::Failed(error));
+            }
+            if guest.is_condemned() && is_stuck(&progress, &mut grace, cx) {
                 return Poll::Ready(End::Stuck);
             }
-            if yielded.swap(true, Relaxed) {
+            if rung {
+                // Neighbours first: this may be a guest that computes, and was interrupted to let them run.
+                if !progress.ran.load(Relaxed) {
+                    pool.unpark(guest);
+                }
+                progress.look.store(true, Relaxed);
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
+            }
+            match rest(guest, pool, &progress) {
+                Rest::Wait => return Poll::Pending,
+                Rest::Take => progress.look.store(true, Relaxed),
+                Rest::End => return Poll::Ready(End::Retired),
             }
         }
     })
     .await
 }
 
+/// Decides how to go on when the event loop has nothing to do, and parks the guest if it has room.
+fn rest(guest: &Arc<Guest>, pool: &Arc<Pool>, progress: &Progress) -> Rest {
+    if !progress.ran.load(Relaxed) {
+        // The guest waits for something without letting go of its event loop.
+        pool.unpark(guest);
+        return Rest::Wait;
+    }
+    progress.rested.store(true, Relaxed);
+    let at_once = pool.template().at_once();
+    let open = progress.open.load(Relaxed) && !guest.is_condemned();
+    let busy = progress.busy.load(Relaxed);
+    let may_run = open && progress.running.load(Relaxed) < at_once && progress.ready.load(Relaxed);
+    let mut serving = guest.serving();
+    serving.busy = busy;
+    let waiting = serving.calls.len();
+    if !open && !busy && waiting == 0 {
+        return Rest::End;
+    }
+    let room = may_run && waiting < at_once;
+    serving.then = match (room, may_run) {
+        (true, _) => Then::Nothing,
+        (false, true) => Then::Park,
+        (false, false) => Then::Wake,
+    };
+    drop(serving);
+    if room {
+        return if pool.park(guest) { Rest::Wait } else { Rest::Take };
+    }
+    pool.unpark(guest);
+    if !progress.ready.load(Relaxed) {
+        // It may have been woken for a request that it can't take now.
+        pool.summon_another();
+    }
+    Rest::Wait
+}
+
 /// Whether a condemned guest has kept its event loop from running for the whole grace.
-fn is_stuck(running: &AtomicBool, grace: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    if running.load(Relaxed) {
+fn is_stuck(progress: &Progress, grace: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    if progress.ran.load(Relaxed) {
         *grace = None;
         return false;
     }
@@ -236,59 +352,53 @@ fn is_stuck(running: &AtomicBool, grace: &mut Option<Pin<Box<Sleep>>>, cx: &mut 
     grace.as_mut().poll(cx).is_ready()
 }
 
-/// Runs inside the guest's event loop: takes calls while there is room and drives them. Ends, with `Ok`, when the guest
-/// may take no more and has nothing left to do.
+/// Runs inside the guest's event loop: takes calls while there is room and drives them. Ends only by an error.
 async fn take_calls(
     accessor: &Accessor<GuestState>,
     proxy: &Proxy,
     guest: &Arc<Guest>,
     pool: &Arc<Pool>,
-    yielded: &AtomicBool,
-    running: &AtomicBool,
-) -> wasmtime::Result<()> {
-    let limits = pool.template().limits();
-    let (entry, at_once) = match proxy {
-        Proxy::P2(proxy) => (*proxy.wasi_http_incoming_handler().func_handle().func(), 1),
-        Proxy::P3(proxy) => {
-            (*proxy.wasi_http_handler().func_handle().func(), limits.max_instance_concurrent_reuse_count)
-        }
+    progress: &Progress,
+) -> wasmtime::Result<Infallible> {
+    let entry = match proxy {
+        Proxy::P2(proxy) => *proxy.wasi_http_incoming_handler().func_handle().func(),
+        Proxy::P3(proxy) => *proxy.wasi_http_handler().func_handle().func(),
     };
-    let mut taken = 0;
+    let at_once = pool.template().at_once();
+    let mut left = pool.template().limits().max_instance_reuse_count;
     let mut calls = FuturesUnordered::new();
     poll_fn(|cx| {
-        running.store(true, Relaxed);
+        progress.ran.store(true, Relaxed);
+        if !progress.look.swap(false, Relaxed) && !guest.bell.answer() {
+            return Poll::Pending;
+        }
         loop {
             match calls.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(_))) => continue,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            let open = taken < limits.max_instance_reuse_count && !guest.is_condemned();
-            let room = open
-                && calls.len().max(guest.waiting()) < at_once
-                && (calls.is_empty() || yielded.load(Relaxed))
-                && accessor.poll_ready_for_concurrent_call(entry, cx).is_ready();
+            let ready = accessor.poll_ready_for_concurrent_call(entry, cx).is_ready();
+            let room = ready
+                && left > 0
+                && !guest.is_condemned()
+                && (calls.is_empty() || progress.rested.load(Relaxed))
+                && calls.len().max(guest.waiting()) < at_once;
             if room && let Some(Job { request, reply, call, .. }) = pool.take(guest) {
-                taken += 1;
-                yielded.store(false, Relaxed);
-                call.taken_by(guest);
-                guest.serving().calls.push(call);
+                left -= 1;
+                progress.rested.store(false, Relaxed);
+                guest.begin(call);
                 let prepared = accessor.with(|mut store| {
                     Prepared::new(store.as_context_mut(), proxy, request, GuestState::http_view, reply)
                 });
                 calls.push(async move { prepared?.run(accessor, std::future::pending()).await });
                 continue;
             }
-            if !room {
-                pool.unpark(guest);
-            }
-            guest.wants_room.store(!room, Relaxed);
+            progress.open.store(left > 0, Relaxed);
+            progress.ready.store(ready, Relaxed);
+            progress.running.store(calls.len(), Relaxed);
             let busy = !calls.is_empty() || accessor.poll_no_interesting_tasks(cx).is_pending();
-            let mut serving = guest.serving();
-            serving.busy = busy;
-            if !open && !busy && serving.calls.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
+            progress.busy.store(busy, Relaxed);
             return Poll::Pending;
         }
     })

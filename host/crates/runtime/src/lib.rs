@@ -12,6 +12,7 @@ mod call;
 mod capabilities;
 mod check;
 mod dispatch;
+mod doorbell;
 mod engine;
 mod guest;
 mod health;

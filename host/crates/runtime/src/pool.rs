@@ -144,7 +144,7 @@ impl Pool {
     fn summon(self: &Arc<Self>, state: &mut State) {
         if let Some(guest) = state.parked.pop() {
             guest.parked.store(false, Relaxed);
-            guest.wake();
+            guest.look();
         } else if state.guests.len() < self.template.limits().max_guests {
             let guest = Guest::new();
             state.guests.push(guest.clone());
@@ -152,33 +152,54 @@ impl Pool {
         }
     }
 
-    /// The request that has waited longest, for a guest with room. Without one, the guest is parked.
+    /// The request that has waited longest, for a guest with room.
     pub(crate) fn take(&self, guest: &Arc<Guest>) -> Option<Job> {
         let mut state = self.state();
-        let job = state.queue.pop_front();
-        if let Some(job) = &job {
-            self.dequeued(job);
-        } else if !guest.parked.swap(true, Relaxed) {
+        let job = state.queue.pop_front()?;
+        // It may have come unasked. Until it rests again nobody knows whether it has room.
+        state.unpark(guest);
+        drop(state);
+        self.dequeued(&job);
+        Some(job)
+    }
+
+    /// Lists the guest as one with room, unless a request is waiting for it.
+    pub(crate) fn park(&self, guest: &Arc<Guest>) -> bool {
+        let mut state = self.state();
+        let idle = state.queue.is_empty();
+        if idle && !guest.parked.swap(true, Relaxed) {
             state.parked.push(guest.clone());
         }
-        job
+        idle
+    }
+
+    /// The guest has room again: for a request that is waiting, or for those to come.
+    pub(crate) fn park_or_wake(&self, guest: &Arc<Guest>) {
+        if !self.park(guest) {
+            guest.look();
+        }
     }
 
     /// The guest has no room any more.
-    pub(crate) fn unpark(self: &Arc<Self>, guest: &Arc<Guest>) {
+    pub(crate) fn unpark(&self, guest: &Arc<Guest>) {
         if guest.parked.load(Relaxed) {
             self.state().unpark(guest);
         }
     }
 
-    /// The guest is gone.
-    pub(crate) fn ended(self: &Arc<Self>, guest: &Arc<Guest>) {
+    /// Wakes or starts another guest if a request is waiting.
+    pub(crate) fn summon_another(self: &Arc<Self>) {
         let mut state = self.state();
-        state.remove(guest);
-        // It may have been woken for a request that it didn't take.
         if !state.queue.is_empty() {
             self.summon(&mut state);
         }
+    }
+
+    /// The guest is gone.
+    pub(crate) fn ended(self: &Arc<Self>, guest: &Arc<Guest>) {
+        self.state().remove(guest);
+        // It may have been woken for a request that it didn't take.
+        self.summon_another();
     }
 
     /// The guest could not be started. One waiting request fails with it, so that a component that never starts fails
@@ -253,7 +274,7 @@ struct NotStarted {
 
 /// The caller's side of a call. Dropping it gives up.
 struct Caller<'a> {
-    pool: &'a Pool,
+    pool: &'a Arc<Pool>,
     /// Taken when the call ends in another way.
     call: Option<Arc<Call>>,
 }
@@ -293,7 +314,7 @@ impl Caller<'_> {
                 "a guest answered with an error: {error}"
             );
             if let Some(guest) = call.guest() {
-                guest.finish(&call);
+                guest.finish(&call, pool);
             }
             return CallError::Failed(Failure::Error);
         }
@@ -314,7 +335,7 @@ impl Caller<'_> {
 
     /// Hands the call on to whoever reads the answer's body.
     fn into_reader(mut self) -> Reader {
-        Reader { call: self.call.take() }
+        Reader { call: self.call.take(), pool: self.pool.clone() }
     }
 }
 
@@ -333,13 +354,14 @@ impl Drop for Caller<'_> {
 /// Whoever reads an answer's body.
 struct Reader {
     call: Option<Arc<Call>>,
+    pool: Arc<Pool>,
 }
 
 impl Ending for Reader {
     fn ended(&mut self, end: End) {
         let Some(call) = self.call.take() else { return };
         match call.guest() {
-            Some(guest) if end == End::Complete => guest.finish(&call),
+            Some(guest) if end == End::Complete => guest.finish(&call, &self.pool),
             Some(guest) => guest.abandon(&call),
             None => {}
         }

@@ -61,6 +61,14 @@ impl Template {
         &self.shared.limits
     }
 
+    /// How many requests a guest serves at once. One of WASI 0.2 can't do more than one.
+    pub(crate) fn at_once(&self) -> usize {
+        match self.shared.pre {
+            ProxyPre::P2(_) => 1,
+            ProxyPre::P3(_) => self.shared.limits.max_instance_concurrent_reuse_count,
+        }
+    }
+
     /// Counts a request into the component's queue, unless it is full.
     pub(crate) fn enqueue(&self) -> bool {
         let queued = &self.shared.queued;

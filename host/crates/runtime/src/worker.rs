@@ -3,13 +3,13 @@
 //! Each has its own single-threaded runtime, its own pools and its own HTTP client, so that a request stays on the
 //! thread that accepted it. They share the [`Assembly`], which is replaced as a whole and never changed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use registry::{Member, Registry};
+use registry::{Member, Registry, Snapshot};
 use store::Store;
 use tokio::runtime::Handle;
 
@@ -23,7 +23,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Assembly {
     /// By namespace, then by name.
-    pub(crate) instances: HashMap<String, HashMap<String, Arc<Instance>>>,
+    pub(crate) instances: BTreeMap<String, BTreeMap<String, Arc<Instance>>>,
 }
 
 /// An instance that is served in process.
@@ -44,6 +44,24 @@ impl Instance {
     }
 }
 
+/// What there is at one moment, as one worker sees it. A request holds on to it while it is on its way.
+///
+/// Each worker has a copy of its own: were all to count their references to the shared ones, every request would write
+/// to memory that all workers write to.
+#[derive(Default)]
+pub(crate) struct View {
+    pub(crate) snapshot: Arc<Snapshot>,
+    assembly: Arc<Assembly>,
+}
+
+impl View {
+    /// The instance behind a member of the registry, unless it was unloaded.
+    pub(crate) fn instance(&self, member: &Member) -> Option<&Instance> {
+        let instance = self.assembly.instances.get(member.namespace().as_str())?.get(member.name().as_str())?;
+        Some(instance)
+    }
+}
+
 /// What the workers have in common.
 pub(crate) struct Commons {
     pub(crate) registry: Registry,
@@ -60,13 +78,21 @@ struct Inner {
     runtime: Handle,
     commons: Arc<Commons>,
     client: OnceLock<Client>,
+    /// The newest one that was needed.
+    view: Mutex<Arc<View>>,
 }
 
 impl Worker {
     /// Starts the thread. It ends with the process.
     pub(crate) fn start(id: usize, commons: Arc<Commons>) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let worker = Self(Arc::new(Inner { id, runtime: runtime.handle().clone(), commons, client: OnceLock::new() }));
+        let worker = Self(Arc::new(Inner {
+            id,
+            runtime: runtime.handle().clone(),
+            commons,
+            client: OnceLock::new(),
+            view: Mutex::default(),
+        }));
         let own = worker.clone();
         std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || runtime.block_on(own.sweep()))?;
         Ok(worker)
@@ -98,10 +124,15 @@ impl Worker {
         self.0.client.get_or_init(Client::new)
     }
 
-    /// The instance behind a member of the registry, unless it was unloaded.
-    pub(crate) fn instance(&self, member: &Member) -> Option<Arc<Instance>> {
+    /// What there is now.
+    pub(crate) fn view(&self) -> Arc<View> {
+        let snapshot = self.registry().snapshot();
         let assembly = self.0.commons.assembly.load();
-        assembly.instances.get(member.namespace().as_str())?.get(member.name().as_str()).cloned()
+        let mut view = self.0.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&view.snapshot, &snapshot) || !Arc::ptr_eq(&view.assembly, &assembly) {
+            *view = Arc::new(View { snapshot: snapshot.clone(), assembly: assembly.clone() });
+        }
+        view.clone()
     }
 
     async fn sweep(self) {
@@ -111,7 +142,7 @@ impl Worker {
             interval.tick().await;
             let assembly = self.0.commons.assembly.load_full();
             let now = Instant::now();
-            for instance in assembly.instances.values().flat_map(HashMap::values) {
+            for instance in assembly.instances.values().flat_map(BTreeMap::values) {
                 instance.pool(self.id()).sweep(now);
             }
         }
