@@ -45,6 +45,7 @@ pub(super) async fn serve(
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let drained = async { draining.wait_for(|draining| *draining).await.is_ok() };
     let served = tokio::select! {
+        biased;
         served = serving.as_mut() => served,
         _ = drained => {
             serving.as_mut().graceful_shutdown();

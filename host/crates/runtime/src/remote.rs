@@ -25,9 +25,12 @@ use registry::{Address, Member, Registry};
 use wasmtime_wasi_http::RequestOptions;
 
 use crate::body::{Body, BodyError, End, Ending, Lent, Watched};
-use crate::capabilities::outgoing::{DEFAULT_CONNECT, DEFAULT_FIRST_BYTE};
 use crate::dispatch::Hop;
 
+/// How long a connection may take to be made. One for all: connections are shared, so a guest can't choose.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long the first byte of an answer may take if the guest doesn't say itself.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
 /// How many unused connections to one host are kept.
@@ -67,7 +70,7 @@ impl Client {
     /// Must be called on the worker's runtime, where its connections then live.
     pub(crate) fn new() -> Self {
         let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(DEFAULT_CONNECT));
+        tcp.set_connect_timeout(Some(CONNECT));
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
@@ -99,7 +102,7 @@ impl Client {
         readdress(&mut head.uri, address.authority());
         prepare(&mut head.headers, head.uri.authority(), hop);
         head.version = Version::HTTP_11;
-        let sent = self.send(Request::from_parts(head, body), DEFAULT_FIRST_BYTE, Some(deadline)).await;
+        let sent = self.send(Request::from_parts(head, body), FIRST_BYTE, Some(deadline)).await;
         match sent {
             Ok(answer) => {
                 let ending = Outcome { member: member.clone(), registry: registry.clone() };
@@ -128,7 +131,7 @@ impl Client {
     ) -> Result<Response<Body>, BodyError> {
         let authority = request.uri().authority().cloned();
         prepare(request.headers_mut(), authority.as_ref(), hop);
-        let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_FIRST_BYTE);
+        let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE);
         self.send(request, first_byte, None).await.map_err(|unsent| match unsent {
             Unsent::TimedOut => BodyError::ConnectionReadTimeout,
             Unsent::Failed(error) if error.is_connect() => connect_error(&error),

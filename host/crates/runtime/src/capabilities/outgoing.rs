@@ -5,7 +5,6 @@
 //! to that one. Both work for every component; everything else must be in its `allowed-outbound-hosts`.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use http::{HeaderName, Request, Response, Uri};
 use registry::Name;
@@ -103,11 +102,6 @@ impl Target {
         })
     }
 }
-
-/// How long a guest's request to another host may take if it doesn't say itself.
-pub(crate) const DEFAULT_CONNECT: Duration = Duration::from_secs(2);
-/// How long the first byte of the answer may take if the guest doesn't say itself.
-pub(crate) const DEFAULT_FIRST_BYTE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
