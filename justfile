@@ -70,6 +70,17 @@ bench *arguments: target
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm
     tests/bench/figures.py "$@"
 
+# Measure the key-value store beside Redis and etcd, over HTTP; then the log alone; arguments as `tests/bench/store.py --help` says
+bench-store *arguments: target
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for tool in wrk:wrk redis-benchmark:redis-server etcd:etcd-server; do
+        command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
+    done
+    cargo build --release --locked -p host
+    tests/bench/store.py "$@"
+    just bench-log
+
 # Format all Rust code
 fmt:
     cargo fmt --all

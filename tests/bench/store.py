@@ -30,7 +30,6 @@ from peers import ROOT, Server, free_port, host, load
 CONNECTIONS = 64
 KEYS = 100_000
 VALUE = "x" * 64
-EXAMPLE = ROOT / "target/release/examples/bench"
 
 # Thousands of requests made beforehand: to format one costs wrk as much as to send it.
 LUA = """
@@ -165,17 +164,6 @@ def main():
             results[case] = rates
         if failures:
             print(f"FAILED WRITES: {failures}")
-
-        folder = directory / "txlog"
-        print("\ntxlog alone", flush=True)
-        with Redis(directory / "alone") if (directory / "alone").mkdir() is None else None as alone:
-            results["txlog"] = []
-            for _ in range(args.rounds):
-                theirs_rate = alone.benchmark("set", 200_000)
-                out = subprocess.run([EXAMPLE, "write", folder], capture_output=True, text=True, check=True).stdout
-                print(f"  {out.strip()}   Redis {theirs_rate:.0f} /s", flush=True)
-                results["txlog"].append({"txlog": out, "redis": theirs_rate})
-                shutil.rmtree(folder)
     (bench / "store.json").write_text(json.dumps(results, indent=2))
 
 
