@@ -32,6 +32,7 @@ mod error;
 mod limits;
 mod memory;
 mod table;
+mod transaction;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -53,8 +54,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// Keys are text of 1 byte to [`Limits::key`] bytes, in the order of their bytes. Every method checks its keys and values
 /// against the store's limits first, and fails with [`Error::EmptyKey`], [`Error::KeyTooLarge`],
-/// [`Error::ValueTooLarge`] or [`Error::BatchTooLarge`]. Every write can fail with [`Error::Full`], and everything with
-/// [`Error::Unavailable`] and [`Error::Failed`]. Further errors are named at the method.
+/// [`Error::ValueTooLarge`], [`Error::BatchTooLarge`] or [`Error::BatchTooHeavy`]. Every write can fail with
+/// [`Error::Full`] and [`Error::DiskFull`], and everything with [`Error::Unavailable`] and [`Error::Failed`]. Further
+/// errors are named at the method.
 ///
 /// A bucket exists while it has a key; one without keys can't be told from one that never was.
 pub trait Store: Send + Sync + 'static {
@@ -108,7 +110,8 @@ pub trait Store: Send + Sync + 'static {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>>;
 
-    /// Sets several keys, all or none. Of a key that occurs twice, the last value counts. At most [`Limits::batch`].
+    /// Sets several keys, all or none. Of a key that occurs twice, the last value counts. At most [`Limits::batch`], and
+    /// [`Limits::batch_bytes`] of keys and values.
     fn set_many<'a>(&'a self, bucket: &'a Bucket, values: Vec<(String, Value)>) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Removes several keys, all or none. One that doesn't exist is no error. At most [`Limits::batch`].

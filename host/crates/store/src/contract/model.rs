@@ -36,7 +36,7 @@ pub fn behaves_like_a_map<O: Open>(open: O) {
 }
 
 /// Small, so that random operations meet them.
-const MODEL_LIMITS: Limits = Limits { key: 6, value: 24, total: 1 << 20, batch: 4 };
+const MODEL_LIMITS: Limits = Limits { key: 6, value: 24, total: 1 << 20, batch: 4, batch_bytes: 60 };
 
 #[derive(Clone, Debug)]
 enum Step {
