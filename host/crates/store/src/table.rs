@@ -46,6 +46,11 @@ impl Table {
         self.stats
     }
 
+    /// The bucket of this name, if it has keys.
+    pub(crate) fn bucket(&self, name: &str) -> Option<&Bucket> {
+        self.buckets.get_key_value(name).map(|(bucket, _)| bucket)
+    }
+
     pub(crate) fn get(&self, bucket: &Bucket, key: &str) -> Option<&Value> {
         Some(&self.entry(bucket, key)?.value)
     }
