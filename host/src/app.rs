@@ -1,8 +1,9 @@
 //! `host run`: puts the pieces together, runs them until a signal, and takes them apart.
 //!
-//! The order matters. Whatever can be wrong with the manifest, the data or a component is found before anything listens. The two
-//! lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
-//! connections, answers the internal address and waits for signals, while the workers serve.
+//! The order matters. Whatever can be wrong with the manifest, the data or a component is found before anything listens.
+//! The two lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
+//! connections, answers the internal address and waits for signals, while the workers serve. The store is closed after
+//! the last request.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -36,15 +37,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let data = Data::open(&manifest.run.data_dir, manifest.store, log.flush())?;
     let ended = assemble(manifest, &data);
-    match &ended {
-        // At once means now: what is acknowledged and not synced yet is as safe as `store.sync` says.
-        Err(error) if error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED) => {
-            std::mem::forget(data);
-        }
-        // After the last request, or without any.
-        _ => data.close(),
+    if let Err(error) = &ended
+        && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
+    {
+        // At once means now: what is acknowledged is as safe as `store.sync` says.
+        std::mem::forget(data);
+        return ended;
     }
-    ended
+    ended.and(data.close())
 }
 
 /// Loads the components and serves them until it is told to stop.

@@ -59,11 +59,13 @@ impl Data {
         Ok(Self { cache, store: store.clone(), durable: Some(store) })
     }
 
-    /// Syncs and closes the store. It fails every operation from now on.
-    pub(crate) fn close(self) {
-        if let Some(store) = self.durable {
-            store.close();
-        }
+    /// Syncs and closes the store. It refuses every write from now on.
+    ///
+    /// # Errors
+    /// It could not be synced, [`exit::STORE`].
+    pub(crate) fn close(self) -> anyhow::Result<()> {
+        let closed = self.durable.map_or(Ok(()), |store| store.close());
+        closed.map_err(|error| Exit::new(exit::STORE, error).into())
     }
 }
 
@@ -72,7 +74,8 @@ pub(crate) fn refusal(directory: &Path, folder: &Path, error: OpenError) -> Exit
     match error {
         OpenError::Locked { .. } => {
             let directory = directory.display();
-            let message = format!("another host uses the data directory {directory}: stop it, or name another directory");
+            let message =
+                format!("another host uses the data directory {directory}: stop it, or name another directory");
             Exit::new(exit::FAILED, message)
         }
         error if error.is_damage() => Exit::new(exit::DAMAGED, format!("{}: {error}", folder.display())),
@@ -144,8 +147,8 @@ struct Watch {
 
 impl Observer for Watch {
     fn replaying(&self, progress: Progress) {
-        let Progress { bytes, total } = progress;
-        tracing::info!(bytes, total, "reading the store");
+        let Progress { done, total } = progress;
+        tracing::info!(done, total, "reading the store");
     }
 
     fn compacted(&self, outcome: &Result<Compaction, CompactError>) {

@@ -190,7 +190,9 @@ impl FromStr for Sync {
             _ if text.starts_with(|letter: char| letter.is_ascii_digit()) => {
                 text.parse().map(|Period(interval)| Sync(store::SyncPolicy::Every(interval)))
             }
-            _ => Err(format!("\"{text}\" is no time to sync: write \"always\", \"never\" or an interval like \"100ms\"")),
+            _ => {
+                Err(format!("\"{text}\" is no time to sync: write \"always\", \"never\" or an interval like \"100ms\""))
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`Store`]: the contract; everything else in this program sees the store as `Arc<dyn Store>`.
 //! - [`Bucket`], [`Limits`], [`Error`]: what goes in, and what can go wrong.
+//! - [`DurableStore`]: the backend that keeps its data on disk; see [`durable`].
 //! - [`MemoryStore`]: the backend that forgets everything when the process ends.
 //! - `contract` (feature `contract-tests`): the tests that every backend has to pass.
 //!
@@ -28,6 +29,7 @@
 mod bucket;
 #[cfg(any(test, feature = "contract-tests"))]
 pub mod contract;
+pub mod durable;
 mod error;
 mod limits;
 mod memory;
@@ -40,6 +42,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 pub use bucket::{Bucket, InvalidBucket};
+pub use durable::{DurableStore, SyncPolicy};
 pub use error::Error;
 pub use limits::Limits;
 pub use memory::MemoryStore;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! expands to one test per case (the crate needs tokio with `macros` and `rt-multi-thread`). Every case opens stores of
-//! its own. What a backend promises beyond the contract (surviving a crash, reconnecting) it tests itself.
+//! its own. What a backend promises beyond the contract (surviving a crash, reconnecting) it tests itself; for one that
+//! keeps its data, there is [`behaves_like_a_map_across_openings`].
 
 mod model;
 
@@ -18,7 +19,7 @@ use bytes::Bytes;
 
 use crate::{Bucket, Error, Limits, Page, Store, Swap, Value, Versioned};
 
-pub use model::behaves_like_a_map;
+pub use model::{Kept, behaves_like_a_map, behaves_like_a_map_across_openings};
 
 /// Makes a test of each case, with stores opened by `$open`: `async fn(Limits) -> Arc<dyn Store>`.
 #[macro_export]

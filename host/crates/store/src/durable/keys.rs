@@ -8,9 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use txlog::{CommitError, Entry, Live, Operation, Position, Record, State};
 
+use super::inspect::Change;
 use super::job::Job;
 use crate::table::Table;
-use crate::transaction::{Change, Pending, Transaction};
+use crate::transaction::{self, Pending, Transaction};
 use crate::{Error, Limits, Stats, Value};
 
 /// What visiting a key counts besides its bytes: the lock must be short for tiny keys too.
@@ -58,20 +59,15 @@ impl State for Keys {
     type Job = Job;
 
     fn replay(&self, entry: Entry<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Change { sequence, bucket, key, value } = Change::read(entry)?;
         let mut table = self.write();
-        let (bucket, key, value) = match entry.operation {
-            Operation::Set { bucket, key, value } => (bucket, key, Some(value)),
-            Operation::Delete { bucket, key } => (bucket, key, None),
-        };
-        let bucket = std::str::from_utf8(bucket).map_err(|_| "the bucket's name is not UTF-8")?;
-        let key = std::str::from_utf8(key).map_err(|_| "the key is not UTF-8")?;
         let bucket = match table.bucket(bucket) {
             Some(known) => known.clone(),
-            None => bucket.parse().map_err(|error| format!("{bucket:?} is no bucket: {error}"))?,
+            None => bucket.parse()?,
         };
         match value {
-            Some(value) => table.set(&bucket, key, Value::copy_from_slice(value), entry.sequence),
-            None => table.delete(&bucket, key, entry.sequence),
+            Some(value) => table.set(&bucket, key, Value::copy_from_slice(value), sequence),
+            None => table.delete(&bucket, key, sequence),
         };
         Ok(())
     }
@@ -82,7 +78,7 @@ impl State for Keys {
         let mut transaction = Transaction::new(&self.limits, &table, &pending, &bucket);
         job.decide(&mut transaction);
         let changes = transaction.into_changes();
-        for Change { key, value } in &changes {
+        for transaction::Change { key, value } in &changes {
             let (bucket, key) = (bucket.as_str().as_bytes(), key.as_bytes());
             let fits = match value {
                 Some(value) => record.set(bucket, key, value),
@@ -104,10 +100,7 @@ impl State for Keys {
     }
 
     fn answer(&self, job: Job, outcome: Result<(), CommitError>) {
-        job.answer(outcome.map_err(|error| match error {
-            CommitError::Full => Error::DiskFull,
-            CommitError::Failed(_) => Error::Failed("a write could not be made durable".to_owned()),
-        }));
+        job.answer(outcome.map_err(failure));
     }
 
     fn visit(&self, after: Option<&Position>, bytes: usize, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Position> {
@@ -129,5 +122,13 @@ impl State for Keys {
     fn live(&self) -> Live {
         let Stats { keys, bytes } = self.read().stats();
         Live { keys, bytes }
+    }
+}
+
+/// What a failed commit is to somebody who waits for a write. The reason, with its paths, is for the log.
+pub(super) fn failure(error: CommitError) -> Error {
+    match error {
+        CommitError::Full => Error::DiskFull,
+        CommitError::Failed(_) => Error::Failed("a write could not be made durable".to_owned()),
     }
 }
