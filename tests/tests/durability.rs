@@ -152,6 +152,26 @@ fn a_missing_segment_is_4() {
     refused(data.path(), 4, &[name(&segment)]);
 }
 
+/// CRC-32C, to make headers of other versions.
+fn crc(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| if crc & 1 == 0 { crc >> 1 } else { (crc >> 1) ^ 0x82f6_3b78 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
+#[test]
+fn what_a_newer_version_has_written_is_1() {
+    let data = written();
+    let file = files(data.path(), "log").pop().expect("a segment");
+    let mut bytes = std::fs::read(&file).expect("it can be read");
+    assert_eq!(bytes[12..16], crc(&bytes[..12]).to_le_bytes(), "the header is as FORMAT.md says");
+    bytes[8..12].copy_from_slice(&99_u32.to_le_bytes());
+    let crc = crc(&bytes[..12]).to_le_bytes();
+    bytes[12..16].copy_from_slice(&crc);
+    std::fs::write(&file, bytes).expect("it can be written");
+    refused(data.path(), 1, &[name(&file), "version 99", "newer"]);
+    log("verify", data.path()).expect(1, &[name(&file), "version 99", "newer"]);
+}
+
 #[test]
 fn a_second_host_is_refused_and_so_are_the_tools() {
     let data = directory();

@@ -1,13 +1,29 @@
+mod medium;
+
 use std::fs;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::contract::{Kept, behaves_like_a_map_across_openings};
+use medium::{Fault, Medium};
 
-/// A store in a folder of its own. Several openings of the same folder are one after the other.
+fn open_in(medium: &Medium, config: Config) -> DurableStore {
+    let opened = DurableStore::open_by(config, |config, keys| TxLog::open_in(Arc::new(medium.clone()), config, keys));
+    opened.expect("a sound medium").0
+}
+
+async fn open(limits: Limits) -> Arc<dyn Store> {
+    Arc::new(open_in(&Medium::default(), Config { limits, ..Config::default() }))
+}
+
+crate::contract_tests!(open);
+
+/// A store in a folder of its own.
 struct InFolder {
     store: DurableStore,
     folder: TempDir,
@@ -15,9 +31,9 @@ struct InFolder {
 }
 
 impl InFolder {
-    fn open_again(folder: TempDir, limits: Limits) -> Self {
-        let config = Config { limits, ..Config::default() };
-        let (store, recovery) = DurableStore::open(folder.path(), config).expect("the folder is whole");
+    fn open_in(folder: TempDir, limits: Limits) -> Self {
+        let (store, recovery) =
+            DurableStore::open(folder.path(), Config { limits, ..Config::default() }).expect("the folder is whole");
         assert_eq!((recovery.torn, recovery.lost), (None, 0));
         Self { store, folder, limits }
     }
@@ -25,30 +41,190 @@ impl InFolder {
 
 impl Kept for InFolder {
     fn open(limits: Limits) -> Self {
-        Self::open_again(tempfile::tempdir().expect("a temporary folder"), limits)
+        Self::open_in(tempfile::tempdir().expect("a temporary folder"), limits)
     }
 
     fn store(&self) -> &dyn Store {
         &self.store
     }
 
-    /// Without order: from a copy of what is on the disk, as after `kill -9`.
+    /// Orderly, and then from a snapshot; or from a copy of what is there, as after `kill -9`.
     fn reopen(self, orderly: bool) -> Self {
         let Self { store, folder, limits } = self;
         if orderly {
+            store.compact().expect("a sound disk");
             store.close().expect("a sound disk");
-            return Self::open_again(folder, limits);
+            return Self::open_in(folder, limits);
         }
         let copy = tempfile::tempdir().expect("a temporary folder");
         for file in fs::read_dir(folder.path()).expect("it can be read") {
             let file = file.expect("it can be read");
             fs::copy(file.path(), copy.path().join(file.file_name())).expect("it can be copied");
         }
-        Self::open_again(copy, limits)
+        Self::open_in(copy, limits)
     }
 }
 
 #[test]
-fn survives_endings_of_all_kinds() {
+fn behaves_like_a_map_wherever_it_ends() {
     behaves_like_a_map_across_openings::<InFolder>();
+}
+
+fn value(text: &'static str) -> Value {
+    Value::from_static(text.as_bytes())
+}
+
+/// Lets a write begin: it is in the log's queue.
+fn begin<T>(write: &mut BoxFuture<'_, T>) {
+    assert!(Pin::new(write).poll(&mut Context::from_waker(Waker::noop())).is_pending(), "it waits for the medium");
+}
+
+/// A store whose next write waits in its sync.
+async fn stalled(medium: &Medium) -> DurableStore {
+    let store = open_in(medium, Config::default());
+    store.set(&Bucket::default(), "before", value("v")).await.expect("set");
+    medium.set(Some(Fault::Stalled));
+    store
+}
+
+#[tokio::test]
+async fn nobody_reads_what_could_still_be_lost() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = stalled(&medium).await;
+    let syncs = medium.syncs();
+    let mut write = store.set(&main, "k", value("v"));
+    begin(&mut write);
+    medium.wait_for_syncs(syncs + 1);
+    assert_eq!(store.get(&main, "k").await, Ok(None));
+    assert_eq!(store.get(&main, "before").await, Ok(Some(value("v"))), "reads don't wait");
+    assert_eq!(store.stats().keys, 1);
+    medium.set(None);
+    assert_eq!(write.await, Ok(()));
+    assert_eq!(store.get(&main, "k").await, Ok(Some(value("v"))));
+}
+
+#[tokio::test]
+async fn writes_that_wait_share_a_sync() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = stalled(&medium).await;
+    let syncs = medium.syncs();
+    let mut writes: Vec<_> = (0..50).map(|_| store.increment(&main, "n", 1)).collect();
+    begin(&mut writes[0]);
+    medium.wait_for_syncs(syncs + 1);
+    writes[1..].iter_mut().for_each(begin);
+    medium.set(None);
+    for (number, write) in (1..).zip(writes) {
+        assert_eq!(write.await, Ok(number), "each is decided upon those before it");
+    }
+    assert_eq!(medium.syncs(), syncs + 2);
+}
+
+#[tokio::test]
+async fn a_write_that_is_given_up_in_the_queue_does_not_happen() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = stalled(&medium).await;
+    let syncs = medium.syncs();
+    let (mut first, mut second) = (store.set(&main, "first", value("v")), store.set(&main, "second", value("v")));
+    begin(&mut first);
+    medium.wait_for_syncs(syncs + 1);
+    begin(&mut second);
+    drop((first, second));
+    medium.set(None);
+    assert_eq!(store.increment(&main, "n", 1).await, Ok(1));
+    assert_eq!(store.exists(&main, "first").await, Ok(true), "it was decided, nobody heard of it");
+    assert_eq!(store.exists(&main, "second").await, Ok(false));
+}
+
+#[tokio::test]
+async fn a_full_disk_changes_nothing_until_there_is_room() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = open_in(&medium, Config::default());
+    store.set(&main, "n", value("1")).await.expect("set");
+    let version = store.read_versioned(&main, "n").await.expect("read").version;
+    medium.set(Some(Fault::Full));
+    assert_eq!(store.increment(&main, "n", 1).await, Err(Error::DiskFull));
+    assert_eq!(store.delete(&main, "n").await, Err(Error::DiskFull));
+    assert_eq!(store.get(&main, "n").await, Ok(Some(value("1"))));
+    medium.set(None);
+    assert_eq!(store.swap(&main, "n", version, value("2")).await, Ok(Swap::Done), "the version is what it was");
+    assert_eq!(store.increment(&main, "n", 1).await, Ok(3));
+    drop(store);
+    let store = open_in(&medium, Config::default());
+    assert_eq!(store.get(&main, "n").await, Ok(Some(value("3"))));
+    assert_eq!(store.stats(), Stats { keys: 1, bytes: 2 });
+}
+
+/// Remembers why it failed.
+#[derive(Default)]
+struct Failures(Mutex<Vec<String>>);
+
+impl Observer for Failures {
+    fn failed(&self, reason: &str) {
+        self.0.lock().expect("no panics").push(reason.to_owned());
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_no_write_is_acknowledged() {
+    let (medium, main, failures) = (Medium::default(), Bucket::default(), Arc::new(Failures::default()));
+    let store = open_in(&medium, Config { observer: failures.clone(), ..Config::default() });
+    store.set(&main, "k", value("before")).await.expect("set");
+    medium.set(Some(Fault::Broken));
+    for _ in 0..3 {
+        assert!(matches!(store.set(&main, "k", value("after")).await, Err(Error::Failed(_))));
+        medium.set(None);
+    }
+    assert_eq!(store.get(&main, "k").await, Ok(Some(value("before"))), "reads go on");
+    assert!(matches!(store.close(), Err(Error::Failed(_))));
+    let failures = failures.0.lock().expect("no panics");
+    assert!(matches!(&failures[..], [reason] if reason.contains("input/output error")), "{failures:?}");
+}
+
+#[tokio::test]
+async fn a_version_never_comes_back() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = open_in(&medium, Config::default());
+    let never = store.read_versioned(&main, "k").await.expect("read").version;
+    store.set(&main, "k", value("v")).await.expect("set");
+    let set = store.read_versioned(&main, "k").await.expect("read").version;
+    store.set(&main, "other", value("v")).await.expect("set");
+    store.compact().expect("a sound medium");
+    drop(store);
+
+    let store = open_in(&medium, Config::default());
+    assert_eq!(store.read_versioned(&main, "k").await.map(|read| read.version), Ok(set), "it is in the snapshot");
+    store.delete(&main, "k").await.expect("delete");
+    store.compact().expect("a sound medium");
+    drop(store);
+
+    // Nothing on disk says that there ever was such a key.
+    let store = open_in(&medium, Config::default());
+    for version in [never, set] {
+        assert!(matches!(store.swap(&main, "k", version, value("v")).await, Ok(Swap::Conflict(_))), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_writes() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = open_in(&medium, Config::default());
+    store.set(&main, "k", value("v")).await.expect("set");
+    assert_eq!(store.close(), Ok(()));
+    assert!(matches!(store.set(&main, "k", value("w")).await, Err(Error::Failed(_))));
+    assert_eq!(store.get(&main, "k").await, Ok(Some(value("v"))));
+    assert_eq!(store.close(), Ok(()), "again");
+}
+
+#[test]
+fn what_is_not_a_stores_is_refused() {
+    let keys = Keys::new(Limits::default());
+    let replay = |bucket, key| {
+        let operation = txlog::Operation::Set { bucket, key, value: b"v" };
+        txlog::State::replay(&keys, txlog::Entry { sequence: 1, operation })
+    };
+    assert!(replay(b"default", b"k").is_ok());
+    for (bucket, key) in [(&b"no bucket"[..], &b"k"[..]), (b"\xff", b"k"), (b"default", b"\xff")] {
+        assert!(replay(bucket, key).is_err(), "{bucket:?} {key:?}");
+    }
+    assert_eq!(keys.read().stats().keys, 1);
 }
