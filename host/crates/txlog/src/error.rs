@@ -1,8 +1,9 @@
-//! Why a log can't be opened.
+//! Why a log can't be opened, and why a write fails.
 
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -58,6 +59,17 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong there.
     pub what: String,
+}
+
+/// A write did not happen, or isn't known to have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CommitError {
+    /// There is no room on the disk. The write did not happen; later ones may, when there is room.
+    #[error("the disk is full")]
+    Full,
+    /// The log has failed, now or earlier: it is not known whether the write will be there after a restart.
+    #[error("the log has failed: {0}")]
+    Failed(Arc<str>),
 }
 
 impl OpenError {

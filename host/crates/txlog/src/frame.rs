@@ -9,8 +9,11 @@ const PREVIOUS: usize = 24;
 const PAYLOAD_CRC: usize = 28;
 const CRC: usize = 32;
 
-/// Bytes that every frame begins with.
-pub(crate) const MARKER: [u8; 1] = [0xf5];
+/// Bytes that a payload may have.
+pub(crate) const MAX_PAYLOAD: usize = 32 * 1024 * 1024;
+
+/// The byte that every frame begins with: no UTF-8 text has it.
+pub(crate) const FIRST: u8 = 0xf5;
 const RECORD: [u8; 4] = *b"\xf5REC";
 const END: [u8; 4] = *b"\xf5END";
 
@@ -107,4 +110,49 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 /// As [`u32_at`].
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(payload: &[u8]) -> Vec<u8> {
+        let mut frame = [&[0; HEADER], payload].concat();
+        seal(&mut frame, Kind::Record, 7, 5, 3, Seed::of(1));
+        frame
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        let frame = frame(b"payload");
+        assert_eq!(frame[0], FIRST);
+        let header = Header::decode(frame.first_chunk().unwrap(), Seed::of(1)).unwrap();
+        assert_eq!((header.kind, header.length), (Kind::Record, 7));
+        assert_eq!((header.sequence, header.durable, header.previous), (7, 5, 3));
+        assert!(header.fits(b"payload"));
+    }
+
+    #[test]
+    fn a_frame_of_another_log_is_none() {
+        assert_eq!(Header::decode(frame(b"payload").first_chunk().unwrap(), Seed::of(2)), None);
+    }
+
+    #[test]
+    fn a_flip_of_any_bit_is_noticed() {
+        let frame = frame(b"payload");
+        for bit in 0..frame.len() * 8 {
+            let mut flipped = frame.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let header = Header::decode(flipped.first_chunk().unwrap(), Seed::of(1));
+            assert!(header.is_none_or(|header| !header.fits(&flipped[HEADER..])), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn each_frame_depends_on_the_one_before() {
+        let mut frame = [0; HEADER];
+        let one = seal(&mut frame, Kind::Record, 7, 5, 3, Seed::of(1));
+        let other = seal(&mut frame, Kind::Record, 7, 5, 4, Seed::of(1));
+        assert_ne!(one, other);
+    }
 }

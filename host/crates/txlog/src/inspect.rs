@@ -4,24 +4,19 @@ use std::error::Error;
 use std::path::Path;
 
 use crate::error::OpenError;
+use crate::medium::{Disk, Folder};
 use crate::record::Entry;
+pub use crate::recovery::Location;
+use crate::recovery::{Visitor, survey};
+use crate::repair::lock;
 use crate::report::Recovery;
-
-/// Where an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Location<'a> {
-    /// Name of the file.
-    pub file: &'a str,
-    /// Where its frame begins.
-    pub offset: u64,
-}
 
 /// Checks all of a log that nobody has open, and says what opening it would do.
 ///
 /// # Errors
 /// What opening it would fail with.
-pub fn verify(_folder: &Path) -> Result<Recovery, OpenError> {
-    unimplemented!()
+pub fn verify(folder: &Path) -> Result<Recovery, OpenError> {
+    dump(folder, |_, _| Ok(()))
 }
 
 /// As [`verify`], and shows all entries: first those of the snapshot, then those of the records, in order.
@@ -29,8 +24,29 @@ pub fn verify(_folder: &Path) -> Result<Recovery, OpenError> {
 /// # Errors
 /// Those of [`verify`]; entries before the damage were shown. [`OpenError::Refused`] if `show` fails, which ends it.
 pub fn dump(
-    _folder: &Path,
-    _show: impl FnMut(Location<'_>, Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
+    folder: &Path,
+    show: impl FnMut(Location<'_>, Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> Result<Recovery, OpenError> {
-    unimplemented!()
+    let opened = Disk::open(folder).map_err(OpenError::io(format!("open the folder {}", folder.display())))?;
+    dump_in(&opened, show)
+}
+
+/// As [`dump`], on another medium.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_in(
+    folder: &dyn Folder,
+    show: impl FnMut(Location<'_>, Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
+) -> Result<Recovery, OpenError> {
+    let _lock = lock(folder, true)?;
+    Ok(survey(folder, &mut Show(show))?.report)
+}
+
+struct Show<F>(F);
+
+impl<F: FnMut(Location<'_>, Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>> Visitor for Show<F> {
+    fn entry(&mut self, location: Location<'_>, entry: Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.0(location, entry)
+    }
 }

@@ -7,7 +7,7 @@
 //! - [`TxLog`]: the log with its thread; [`Config`], [`SyncPolicy`]: how it works; [`Observer`]: who is told.
 //! - [`State`], [`Record`], [`Entry`], [`Operation`]: what it is the log of.
 //! - [`verify`], [`dump`]: look into a log that nobody has open.
-//! - [`medium`]: what it is written to; `simulation` (feature): a medium that crashes.
+//! - [`medium`]: what it is written to; `medium::simulation` (feature `simulation`): one that crashes.
 //!
 //! `FORMAT.md` beside this crate has the bytes, what is assumed of the medium, what a crash can leave and what each policy
 //! can lose. Data flows down this list, each file knowing only those below it: `group` (the thread), `compaction`,
@@ -16,20 +16,26 @@
 mod compaction;
 mod config;
 mod error;
+mod files;
 mod frame;
 mod group;
 mod inspect;
 mod limits;
+mod log;
 pub mod medium;
 mod record;
+mod recovery;
+mod repair;
 mod report;
+mod scan;
 mod state;
+mod watermark;
 
 pub use compaction::{CompactError, Compaction};
 pub use config::{Committed, Config, Observer, Progress, SyncPolicy};
-pub use error::{Damage, OpenError};
-pub use group::{CommitError, Reason, Rejected, Stats, TxLog};
-pub use inspect::{Location, dump, verify};
+pub use error::{CommitError, Damage, OpenError};
+pub use group::{Reason, Rejected, Stats, TxLog};
+pub use inspect::{Location, dump, dump_in, verify};
 pub use limits::{LimitError, Limits, MAX_BUCKET, MAX_RECORD};
 pub use record::{Entry, Operation, Record};
 pub use report::{Recovery, TornTail};

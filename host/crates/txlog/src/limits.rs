@@ -2,13 +2,15 @@
 
 use thiserror::Error;
 
+use crate::frame::MAX_PAYLOAD;
 use crate::record::Operation;
 
 /// Bytes that a bucket's name may have.
 pub const MAX_BUCKET: usize = 64;
 
-/// Bytes that an encoded record may have, its frame's header not counted: so that it fits into a segment.
-pub const MAX_RECORD: usize = 32 * 1024 * 1024;
+/// Bytes that an encoded record may have, its frame's header not counted. Less than what a frame can hold, since in a
+/// snapshot each operation takes a little more.
+pub const MAX_RECORD: usize = MAX_PAYLOAD - 1024;
 
 /// How long keys and values may be. Limits hold for what is written; what is in the log can be read under any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ pub(crate) const COUNT: usize = 4;
 /// Bytes of an operation before its bucket, key and value.
 const FIXED: usize = 8;
 /// Bytes of the sequence that an operation has in a snapshot.
-const AS_OF: usize = 8;
+pub(crate) const AS_OF: usize = 8;
 
 const SET: u8 = 1;
 const DELETE: u8 = 2;
@@ -162,4 +162,155 @@ pub(crate) fn encode(buffer: &mut Vec<u8>, operation: &Operation<'_>, as_of: Opt
     buffer.extend_from_slice(bucket);
     buffer.extend_from_slice(key);
     buffer.extend_from_slice(value);
+}
+
+/// The operations of a payload, in order. Each comes with the sequence it is as of, if it has one.
+pub(crate) struct Operations<'a> {
+    rest: &'a [u8],
+    count: u32,
+}
+
+/// A payload isn't what FORMAT.md says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+impl<'a> Operations<'a> {
+    pub(crate) fn of(payload: &'a [u8]) -> Result<Self, Malformed> {
+        let (count, rest) = payload.split_first_chunk::<COUNT>().ok_or(Malformed)?;
+        match u32::from_le_bytes(*count) {
+            0 => Err(Malformed),
+            count => Ok(Self { rest, count }),
+        }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn operation(&mut self) -> Result<(Operation<'a>, Option<u64>), Malformed> {
+        let fixed = self.take(FIXED)?;
+        let key_len = u16::from_le_bytes([fixed[2], fixed[3]]);
+        let value_len = frame::u32_at(fixed, 4) as usize;
+        let as_of = match fixed[0] {
+            SET_AS_OF => Some(frame::u64_at(self.take(AS_OF)?, 0)),
+            _ => None,
+        };
+        let bucket = self.take(fixed[1].into())?;
+        let key = self.take(key_len.into())?;
+        let value = self.take(value_len)?;
+        let operation = match fixed[0] {
+            SET | SET_AS_OF => Operation::Set { bucket, key, value },
+            DELETE if value.is_empty() => Operation::Delete { bucket, key },
+            _ => return Err(Malformed),
+        };
+        Ok((operation, as_of))
+    }
+}
+
+impl<'a> Iterator for Operations<'a> {
+    type Item = Result<(Operation<'a>, Option<u64>), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.count == 0 {
+            // Once only: what follows the last operation.
+            return (!std::mem::take(&mut self.rest).is_empty()).then_some(Err(Malformed));
+        }
+        self.count -= 1;
+        let operation = self.operation();
+        if operation.is_err() {
+            (self.rest, self.count) = (&[], 0);
+        }
+        Some(operation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn payload(record: Record) -> Vec<u8> {
+        let (buffer, start) = record.finish();
+        buffer[start.unwrap() + frame::HEADER..].to_vec()
+    }
+
+    fn record() -> Record {
+        Record::begin(b"what is before".to_vec(), 1, Limits { key: 3, value: 5 })
+    }
+
+    #[test]
+    fn an_empty_record_leaves_the_buffer_as_it_was() {
+        let mut empty = record();
+        assert!(empty.is_empty());
+        empty.set(b"b", b"k", b"v").unwrap();
+        assert!(!empty.is_empty());
+        empty.clear();
+        assert!(empty.is_empty());
+        assert_eq!(empty.finish(), (b"what is before".to_vec(), None));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_and_changes_nothing() {
+        let mut record = record();
+        record.set(b"b", b"key", b"value").unwrap();
+        let before = format!("{record:?}");
+        assert_eq!(record.set(b"b", b"keys", b""), Err(LimitError::KeyTooLarge { len: 4, limit: 3 }));
+        assert_eq!(record.delete(b"b", b"keys"), Err(LimitError::KeyTooLarge { len: 4, limit: 3 }));
+        assert_eq!(record.set(b"b", b"key", b"values"), Err(LimitError::ValueTooLarge { len: 6, limit: 5 }));
+        assert_eq!(record.set(&[b'b'; 65], b"key", b""), Err(LimitError::BucketTooLarge { len: 65 }));
+        assert_eq!(format!("{record:?}"), before);
+        record.set(&[b'b'; 64], b"", b"").unwrap();
+    }
+
+    #[test]
+    fn a_record_ends_at_its_limit() {
+        let limits = Limits { key: 1, value: usize::MAX };
+        let value = vec![0; MAX_RECORD - COUNT - FIXED - 1];
+        let fits = Operation::Set { bucket: b"", key: b"k", value: &value };
+        assert_eq!(limits.check_all([fits]), Ok(MAX_RECORD));
+        let mut record = Record::begin(Vec::new(), 1, limits);
+        record.set(b"", b"k", &value).unwrap();
+        let len = MAX_RECORD + FIXED;
+        assert_eq!(record.delete(b"", b""), Err(LimitError::RecordTooLarge { len }));
+        assert_eq!(
+            limits.check_all([fits, Operation::Delete { bucket: b"", key: b"" }]),
+            Err(LimitError::RecordTooLarge { len })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn operations_are_read_as_they_were_written(
+            written in vec((any::<bool>(), vec(any::<u8>(), 0..4), vec(any::<u8>(), 0..9), vec(any::<u8>(), 0..9)), 1..9),
+        ) {
+            let operations: Vec<_> = written.iter().map(|(delete, bucket, key, value)| match delete {
+                true => Operation::Delete { bucket, key },
+                false => Operation::Set { bucket, key, value },
+            }).collect();
+            let mut record = Record::begin(Vec::new(), 1, Limits::default());
+            for operation in &operations {
+                record.push(*operation).unwrap();
+            }
+            let payload = payload(record);
+            prop_assert_eq!(Limits::default().check_all(operations.clone()), Ok(payload.len()));
+            let read: Result<Vec<_>, _> = Operations::of(&payload).unwrap().collect();
+            prop_assert_eq!(read.unwrap(), operations.into_iter().map(|o| (o, None)).collect::<Vec<_>>());
+            // Nor is a part of it, or more than it, taken for something else.
+            for len in 0..payload.len() {
+                let read: Result<Vec<_>, _> = Operations::of(&payload[..len]).and_then(Iterator::collect);
+                prop_assert_eq!(read, Err(Malformed));
+            }
+            let more = [&payload[..], b"x"].concat();
+            prop_assert!(Operations::of(&more).and_then(Iterator::collect::<Result<Vec<_>, _>>).is_err());
+        }
+
+        #[test]
+        fn any_bytes_can_be_read(payload in vec(any::<u8>(), 0..64)) {
+            let _ = Operations::of(&payload).map(Iterator::count);
+        }
+    }
 }

@@ -35,13 +35,17 @@ pub struct TornTail {
     pub offset: u64,
     /// Bytes that were cut off.
     pub bytes: u64,
-    /// Name of the file in the same folder that they were saved in.
-    pub saved_as: String,
+    /// Name of the file in the same folder that they were saved in; `None` if the disk was full.
+    pub saved_as: Option<String>,
 }
 
 impl fmt::Display for TornTail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, offset, bytes, saved_as } = self;
-        write!(f, "{file} ends in {bytes} bytes of an unfinished write at offset {offset}; saved as {saved_as}")
+        write!(f, "{file} ends in {bytes} bytes of an unfinished write at offset {offset}, ")?;
+        match saved_as {
+            Some(name) => write!(f, "saved as {name}"),
+            None => f.write_str("not saved since the disk is full"),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::group::CommitError;
+use crate::error::CommitError;
 use crate::record::{Entry, Record};
 
 /// A state that is kept in memory, and whose changes a [`TxLog`](crate::TxLog) keeps.
@@ -34,7 +34,8 @@ pub trait State: Send + Sync + 'static {
     /// All that was decided since the last time did not happen, or is not known to have: forgets it.
     fn discard(&self);
 
-    /// Ends a job, after [`publish`](State::publish) or [`discard`](State::discard). A job that wrote nothing shares
+    /// Ends a job, after [`publish`](State::publish) or [`discard`](State::discard); or, if the log has failed, without
+    /// that it was ever decided. A job that wrote nothing shares
     /// the outcome of the commit it was part of, since it may have decided by what others were about to write.
     fn answer(&self, job: Self::Job, outcome: Result<(), CommitError>);
 

@@ -4,6 +4,8 @@
 //! watermark, the lock, and what is being read or compacted.
 
 mod disk;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 
 use std::fmt;
 use std::io;
