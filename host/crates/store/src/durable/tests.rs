@@ -1,18 +1,22 @@
 mod medium;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Waker};
 
+use proptest::prelude::*;
 use tempfile::TempDir;
+use txlog::medium::Folder;
+use txlog::medium::simulation::{Event, Image, Simulated, crashes};
 
 use super::*;
 use crate::contract::{Kept, behaves_like_a_map_across_openings};
 use medium::{Fault, Medium};
 
-fn open_in(medium: &Medium, config: Config) -> DurableStore {
+fn open_in<F: Folder + Clone>(medium: &F, config: Config) -> DurableStore {
     let opened = DurableStore::open_by(config, |config, keys| TxLog::open_in(Arc::new(medium.clone()), config, keys));
     opened.expect("a sound medium").0
 }
@@ -68,6 +72,95 @@ impl Kept for InFolder {
 #[test]
 fn behaves_like_a_map_wherever_it_ends() {
     behaves_like_a_map_across_openings::<InFolder>();
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Set(&'static str, i64),
+    Delete(&'static str),
+    Increment(&'static str, i64),
+    SetMany(Vec<(&'static str, i64)>),
+    DeleteMany(Vec<&'static str>),
+    Compact,
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    let key = || prop::sample::select(vec!["a", "b", "c"]);
+    let number = -9..100_i64;
+    prop_oneof![
+        3 => (key(), number.clone()).prop_map(|(key, number)| Write::Set(key, number)),
+        2 => key().prop_map(Write::Delete),
+        2 => (key(), -3..4_i64).prop_map(|(key, delta)| Write::Increment(key, delta)),
+        2 => prop::collection::vec((key(), number), 1..4).prop_map(Write::SetMany),
+        1 => prop::collection::vec(key(), 1..4).prop_map(Write::DeleteMany),
+        1 => Just(Write::Compact),
+    ]
+}
+
+impl Write {
+    /// To a map, and to a store, where it is acknowledged.
+    async fn apply(&self, model: &mut BTreeMap<String, String>, store: &DurableStore) {
+        let (main, done) = (Bucket::default(), "the medium is sound");
+        let text = |number: &i64| number.to_string();
+        match self {
+            Write::Set(key, number) => {
+                model.insert((*key).to_owned(), text(number));
+                store.set(&main, key, text(number).into()).await.expect(done);
+            }
+            Write::Delete(key) => {
+                let existed = model.remove(*key).is_some();
+                assert_eq!(store.delete(&main, key).await, Ok(existed));
+            }
+            Write::Increment(key, delta) => {
+                let before: i64 = model.get(*key).map_or(0, |text| text.parse().expect("all values are numbers"));
+                model.insert((*key).to_owned(), text(&(before + delta)));
+                assert_eq!(store.increment(&main, key, *delta).await, Ok(before + delta));
+            }
+            Write::SetMany(values) => {
+                model.extend(values.iter().map(|(key, number)| ((*key).to_owned(), text(number))));
+                let values = values.iter().map(|(key, number)| ((*key).to_owned(), text(number).into()));
+                store.set_many(&main, values.collect()).await.expect(done);
+            }
+            Write::DeleteMany(keys) => {
+                model.retain(|key, _| !keys.contains(&key.as_str()));
+                let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+                store.delete_many(&main, &keys).await.expect(done);
+            }
+            Write::Compact => {
+                store.compact().expect(done);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    /// Killed or without power at any moment, the store opens with every write that was acknowledged, and at most with
+    /// the whole of the one under way.
+    #[test]
+    fn a_crash_at_any_moment_loses_nothing(writes in prop::collection::vec(write(), 1..8)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be started");
+        let medium = Simulated::default();
+        let mut model = BTreeMap::new();
+        let mut states = vec![model.clone()];
+        let store = open_in(&medium, Config::default());
+        for (number, write) in (1..).zip(&writes) {
+            runtime.block_on(write.apply(&mut model, &store));
+            medium.note(number);
+            states.push(model.clone());
+        }
+        drop(store);
+        crashes(&Image::new(), &medium.events(), false, |crash| {
+            let acknowledged = crash.events.iter().filter(|event| matches!(event, Event::Note(_))).count();
+            let store = open_in(&Simulated::new(crash.image), Config::default());
+            let table = store.keys.read();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let held: BTreeMap<_, _> = table.entries_after(None).map(|(_, key, value, _)| (key.to_owned(), text(value))).collect();
+            let possible = &states[acknowledged..states.len().min(acknowledged + 2)];
+            assert!(possible.contains(&held), "{held:?} after {acknowledged} of {writes:?}: {:?}", crash.events.last());
+        });
+    }
 }
 
 fn value(text: &'static str) -> Value {
