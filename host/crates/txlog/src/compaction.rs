@@ -2,10 +2,12 @@
 //! each, and why a snapshot is right that is made while the state changes.
 //!
 //! Runs in a thread of its own, one at a time; its memory is bounded by a page of the state, and what it has written but
-//! not synced by [`SLICE`], so that the writers' syncs don't have to wait for much of it.
+//! not synced by [`SLICE`], so that the writers' syncs don't have to wait for much of it. It rests between slices, unless
+//! the log grows so fast meanwhile that the disk would fill up.
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -21,7 +23,10 @@ use crate::state::State;
 /// About so many bytes of keys and values are in a frame of a snapshot.
 const PAGE: usize = 64 * 1024;
 /// After so many bytes the snapshot is synced.
-const SLICE: u64 = 1024 * 1024;
+const SLICE: u64 = 256 * 1024;
+/// Between slices the disk belongs to the writers: for so many times what a slice took, and not longer than that.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(50);
 
 /// What a compaction came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,17 @@ pub(crate) struct Plan<S> {
     pub(crate) old: Vec<Closed>,
 }
 
+/// How to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Leaving most of the disk's time to the writers.
+    Gentle,
+    /// As fast as the disk can: the writers are filling it.
+    Fast,
+    /// Not at all.
+    Stop,
+}
+
 /// What it came to, as far as it came.
 pub(crate) struct Done {
     /// The new snapshot, if it has its name.
@@ -77,22 +93,22 @@ fn error(action: &str, name: &str) -> impl FnOnce(io::Error) -> CompactError {
 }
 
 impl<S: State> Plan<S> {
-    /// Makes the snapshot. `sync` makes the log durable and returns its last sequence; `go_on` is asked now and then.
-    pub(crate) fn run(self, sync: impl FnOnce() -> Result<u64, CompactError>, go_on: impl Fn() -> bool) -> Done {
+    /// Makes the snapshot. `sync` makes the log durable and returns its last sequence; `pace` is asked for each page.
+    pub(crate) fn run(self, sync: impl FnOnce() -> Result<u64, CompactError>, pace: impl Fn() -> Pace) -> Done {
         let mut done = Done { snapshot: None, keys: 0, removed: Vec::new(), outcome: Ok(()) };
-        done.outcome = self.install(sync, go_on, &mut done).and_then(|()| self.remove_old(&mut done.removed));
+        done.outcome = self.install(sync, pace, &mut done).and_then(|()| self.remove_old(&mut done.removed));
         done
     }
 
     fn install(
         &self,
         sync: impl FnOnce() -> Result<u64, CompactError>,
-        go_on: impl Fn() -> bool,
+        pace: impl Fn() -> Pace,
         done: &mut Done,
     ) -> Result<(), CompactError> {
         let name = files::snapshot(self.header.id);
         let temporary = files::temporary(&name);
-        let written = self.write(&temporary, sync, go_on).and_then(|written| {
+        let written = self.write(&temporary, sync, pace).and_then(|written| {
             self.folder.rename(&temporary, &name).map_err(error("create", &name))?;
             Ok(written)
         });
@@ -109,19 +125,27 @@ impl<S: State> Plan<S> {
         &self,
         temporary: &str,
         sync: impl FnOnce() -> Result<u64, CompactError>,
-        go_on: impl Fn() -> bool,
+        pace: impl Fn() -> Pace,
     ) -> Result<(u64, u64), CompactError> {
         let file = self.folder.create(temporary).map_err(error("create", temporary))?;
         let mut writer = Writer::begin(&*file, &self.header).map_err(error("write", temporary))?;
         let mut after = None;
+        let mut slice = Instant::now();
         loop {
-            if !go_on() {
+            let pace = pace();
+            if pace == Pace::Stop {
                 return Err(CompactError::Closed);
             }
             after = self.state.visit(after.as_ref(), PAGE, &mut |entry| writer.add(entry));
-            writer.end_page().map_err(error("write", temporary))?;
+            let synced = writer.end_page().map_err(error("write", temporary))?;
             if after.is_none() {
                 break;
+            }
+            if synced {
+                if pace == Pace::Gentle {
+                    thread::sleep((slice.elapsed() * REST).min(LONGEST_REST));
+                }
+                slice = Instant::now();
             }
         }
         let last = sync()?;
@@ -191,7 +215,8 @@ impl<'f> Writer<'f> {
         self.keys += 1;
     }
 
-    fn end_page(&mut self) -> io::Result<()> {
+    /// Returns whether that ended a slice.
+    fn end_page(&mut self) -> io::Result<bool> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
@@ -200,11 +225,12 @@ impl<'f> Writer<'f> {
             self.write(Kind::Record)?;
             self.begin_page();
         }
-        if self.offset - self.synced >= SLICE {
-            self.file.sync()?;
-            self.synced = self.offset;
+        if self.offset - self.synced < SLICE {
+            return Ok(false);
         }
-        Ok(())
+        self.file.sync()?;
+        self.synced = self.offset;
+        Ok(true)
     }
 
     fn write(&mut self, kind: Kind) -> io::Result<()> {

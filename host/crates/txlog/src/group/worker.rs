@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Command, PANICKED, Shared, Stats};
-use crate::compaction::{CompactError, Compaction, Done, Plan, Retry};
+use crate::compaction::{CompactError, Compaction, Done, Pace, Plan, Retry};
 use crate::config::{Committed, Config};
 use crate::error::CommitError;
 use crate::log::{Log, Written};
@@ -218,13 +218,22 @@ impl<S: State> Worker<S> {
         let (folder, state, old) = (self.log.folder(), Arc::clone(&self.state), self.log.closed().to_vec());
         let plan = Plan { folder, state, header, old };
         let shared = Arc::clone(&self.shared);
+        // What the log may grow by before the snapshot hurries, so that both stay within two segments.
+        let hurry = self.config.segment_bytes / 2;
         let thread = thread::Builder::new().name("txlog-compact".into()).spawn(move || {
             let sync = || {
                 let (done, synced) = mpsc::channel();
                 shared.command(Command::Sync(done))?;
                 synced.recv().map_err(|_| CompactError::Closed)
             };
-            let done = plan.run(sync, || shared.queue().refuses().is_none());
+            let pace = || {
+                if shared.queue().refuses().is_some() {
+                    return Pace::Stop;
+                }
+                let grown = shared.stats().log_bytes.saturating_sub(before);
+                if grown > hurry { Pace::Fast } else { Pace::Gentle }
+            };
+            let done = plan.run(sync, pace);
             // Also when nothing may be added any more: somebody may wait for the outcome.
             let mut queue = shared.queue();
             queue.commands.push(Command::Compacted);
