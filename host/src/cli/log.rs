@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use store::DurableStore;
-use store::durable::{self, Change, CompactError, Config, OpenError, Recovery};
+use store::durable::{self, Change, Config, OpenError, Recovery};
 
 use super::{Exit, LogCommand, exit, print};
 use crate::data;
@@ -107,10 +107,7 @@ fn compact(directory: &Path) -> anyhow::Result<()> {
         OpenError::Io { .. } => unwritable(&folder, &error),
         error => data::refusal(directory, &folder, error),
     })?;
-    let compacted = store.compact().map_err(|error| match error {
-        CompactError::Io { .. } => unwritable(&folder, &error),
-        CompactError::Closed => Exit::new(exit::STORE, format!("{}: {error}", folder.display())),
-    })?;
+    let compacted = store.compact().map_err(|error| unwritable(&folder, &error))?;
     store.close().map_err(|error| unwritable(&folder, &error))?;
     let shown = folder.display();
     print(&format!(
