@@ -98,20 +98,18 @@ fn survives(sync: &str, share: usize) {
     };
     for round in 0..all * share / 100 {
         let host = start();
+        let url = host.url();
+        in_parallel(&mut writers, |writer| writer.check(&Client::new(url)));
         let acknowledged = AtomicUsize::new(0);
         std::thread::scope(|scope| {
+            // Dropped before the writers are waited for, also if this thread panics: they only end with the host.
+            let _kill = Kill(&host);
             for writer in &mut writers {
-                let (url, acknowledged) = (host.url(), &acknowledged);
-                scope.spawn(move || {
-                    let client = Client::new(url);
-                    writer.check(&client);
-                    writer.write(&client, acknowledged);
-                });
+                scope.spawn(|| writer.write(&Client::new(url), &acknowledged));
             }
             // From hardly begun to well under way.
             let enough = round * 61 % 300;
             eventually_true("acknowledged writes", || acknowledged.load(SeqCst) >= enough);
-            host.signal(Signal::KILL);
         });
         assert_eq!(host.wait().code, None, "it was killed");
         if round % 10 == 9 {
@@ -119,9 +117,27 @@ fn survives(sync: &str, share: usize) {
         }
     }
     let host = start();
-    writers.iter_mut().for_each(|writer| writer.check(&host));
+    in_parallel(&mut writers, |writer| writer.check(&host));
     host.stop().expect(0, &[]);
     Host::cli(["log".as_ref(), "verify".as_ref(), data.path().as_os_str()]).expect(0, &[]);
+}
+
+fn in_parallel(writers: &mut [Writer], work: impl Fn(&mut Writer) + Sync) {
+    std::thread::scope(|scope| {
+        for writer in writers {
+            let work = &work;
+            scope.spawn(move || work(writer));
+        }
+    });
+}
+
+/// Kills a host when it is dropped.
+struct Kill<'a>(&'a Host);
+
+impl Drop for Kill<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::KILL);
+    }
 }
 
 fn compact(data: &Path) {
