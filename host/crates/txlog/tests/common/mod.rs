@@ -35,6 +35,8 @@ pub(crate) fn job(changes: Vec<Change>, done: Sender<Result<u64, CommitError>>) 
 #[derive(Default)]
 pub(crate) struct Map {
     inner: Mutex<Inner>,
+    /// Done once, when a compaction begins to look.
+    pub(crate) on_visit: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 #[derive(Default)]
@@ -121,6 +123,10 @@ impl State for Map {
 
     fn visit(&self, after: Option<&Position>, bytes: usize, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Position> {
         use std::ops::Bound::{Excluded, Unbounded};
+        let on_visit = self.on_visit.lock().unwrap().take();
+        if let Some(on_visit) = on_visit {
+            on_visit();
+        }
         let inner = self.inner();
         let from = after.map_or(Unbounded, |after| Excluded((after.bucket.clone(), after.key.clone())));
         let mut visited = 0;
