@@ -259,6 +259,7 @@ impl<S: State> Worker<S> {
             self.log.replace(snapshot, &done.removed);
         }
         let after = self.log.bytes();
+        self.update_stats();
         self.tell(&waiting, &done.outcome.map(|()| Compaction { keys: done.keys, before, after }));
     }
 

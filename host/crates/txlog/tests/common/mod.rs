@@ -35,6 +35,19 @@ pub(crate) fn job(changes: Vec<Change>, done: Sender<Result<u64, CommitError>>) 
 #[derive(Default)]
 pub(crate) struct Map {
     inner: Mutex<Inner>,
+    /// Done once, when a compaction begins to look.
+    pub(crate) on_visit: Hook,
+    /// Done once, when a job is decided.
+    pub(crate) on_decide: Hook,
+}
+
+pub(crate) type Hook = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+fn run(hook: &Hook) {
+    let hook = hook.lock().unwrap().take();
+    if let Some(hook) = hook {
+        hook();
+    }
 }
 
 #[derive(Default)]
@@ -88,6 +101,7 @@ impl State for Map {
     }
 
     fn decide(&self, job: &mut Job, record: &mut Record) {
+        run(&self.on_decide);
         let mut inner = self.inner();
         job.sequence = record.sequence();
         for (key, value) in &job.changes {
@@ -121,6 +135,7 @@ impl State for Map {
 
     fn visit(&self, after: Option<&Position>, bytes: usize, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Position> {
         use std::ops::Bound::{Excluded, Unbounded};
+        run(&self.on_visit);
         let inner = self.inner();
         let from = after.map_or(Unbounded, |after| Excluded((after.bucket.clone(), after.key.clone())));
         let mut visited = 0;
