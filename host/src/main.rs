@@ -2,6 +2,7 @@
 //!
 //! - [`cli`]: what can be typed. [`manifest`]: what it means.
 //! - [`app`]: puts the pieces together and runs them until a signal.
+//! - [`data`]: the data directory and the store in it.
 //! - [`edge`]: the public address. [`control`]: the internal one.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`telemetry`]: the log.
@@ -11,6 +12,7 @@ mod builtin;
 mod cli;
 mod client;
 mod control;
+mod data;
 mod edge;
 mod join;
 mod manifest;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
             let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
             blocking(cli::join(args))
         }
+        Command::Log(args) => cli::log(&args.command),
         Command::Completions(args) => cli::completions(&args),
     };
     match result {

@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod join;
+mod log;
 mod status;
 
 use std::io::{ErrorKind, Write};
@@ -24,6 +25,7 @@ use crate::value::{Listen, Wait};
 pub(crate) use check::check;
 pub(crate) use completions::completions;
 pub(crate) use join::join;
+pub(crate) use log::log;
 pub(crate) use status::status;
 
 /// Exit codes. clap exits with [`exit::USAGE`] by itself.
@@ -36,7 +38,9 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     /// An address could not be bound.
     pub(crate) const BIND: u8 = 3;
-    /// The data directory could not be written.
+    /// The store is damaged; the message names file and offset.
+    pub(crate) const DAMAGED: u8 = 4;
+    /// The data directory could not be written, or the store not be synced.
     pub(crate) const STORE: u8 = 5;
     /// A second signal during the drain.
     pub(crate) const INTERRUPTED: u8 = 130;
@@ -77,6 +81,7 @@ pub(crate) enum Command {
     Check(CheckArgs),
     Status(StatusArgs),
     Join(JoinArgs),
+    Log(LogArgs),
     Completions(CompletionsArgs),
 }
 
@@ -84,13 +89,14 @@ pub(crate) enum Command {
 ///
 /// Each setting is looked up in this order: flag, environment variable, manifest, default. Once ready, the two
 /// addresses are printed to stdout; everything else goes to stderr. SIGTERM and SIGINT stop accepting, finish the
-/// requests in flight and exit with 0; a second signal exits at once with 130.
+/// requests in flight, sync the store and exit with 0; a second signal exits at once with 130.
 ///
 /// Also read from the environment: HOSTLER_API_KEYS (API keys, separated by commas; beats public.api-keys-file),
 /// HOSTLER_INTERNAL_TOKEN (token of the internal address; beats internal.token-file), HOSTLER_JOIN_TOKEN (token of the
 /// host to join; beats join.token-file).
 ///
-/// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 130 second signal.
+/// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 4 the store is damaged
+/// (the message names file and offset), 5 the store could not be written or synced, 130 second signal.
 #[derive(Args, Debug, Default)]
 pub(crate) struct RunArgs {
     /// The manifest; without it the built-in assembly is run: gateway, storage-1 to storage-3, echo-1 to echo-3
@@ -219,6 +225,51 @@ impl HostArgs {
     }
 }
 
+/// Examine or compact the store in a data directory, while no host uses it
+#[derive(Args, Debug)]
+pub(crate) struct LogArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) command: LogCommand,
+}
+
+/// What can be done with a data directory.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Say whether the store is whole, and what `host run` would do if it isn't
+    ///
+    /// Reads everything and changes nothing.
+    ///
+    /// Exit codes: 0 a host can start with it, 1 it can't be read or a host uses it, 4 it is damaged: the message names
+    /// file and offset.
+    Verify(LogDirectory),
+
+    /// Print the store's records, oldest first, one JSON object a line
+    ///
+    /// {"sequence":7,"operation":"set","bucket":"default","key":"a","value":"text"} or
+    /// {"sequence":8,"operation":"delete","bucket":"default","key":"a"}. A value that isn't UTF-8 is in "value_base64"
+    /// instead of "value". The changes of one batch have the same sequence. Records that were compacted are gone: each
+    /// key that was there is printed once, with the sequence of the record that set it. Changes nothing.
+    ///
+    /// Exit codes as for verify; what is before the damage is printed.
+    Dump(LogDirectory),
+
+    /// Rewrite the store so that it takes no more room than what it holds
+    ///
+    /// A running host does the same by itself, when it is worth it.
+    ///
+    /// Exit codes as for verify, and 5 if it can't be written; it is as it was then.
+    Compact(LogDirectory),
+}
+
+/// Which store.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogDirectory {
+    /// The data directory of a host, or the folder `store` in it
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+}
+
 /// Print the completions for a shell
 #[derive(Args, Debug)]
 pub(crate) struct CompletionsArgs {
@@ -283,6 +334,9 @@ mod tests {
             "host join --name a --url http://x --health-path healthz",
             "host status --internal 127.0.0.1:9090",
             "host status -o yaml",
+            "host log",
+            "host log verify",
+            "host log repair x",
             "host completions dos",
         ] {
             let error = parse(line).expect_err(line);

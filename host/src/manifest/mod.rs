@@ -92,6 +92,11 @@ pub(crate) struct Internal {
 /// `[store]`: where values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
+    /// In a transaction log in the data directory.
+    Durable {
+        /// When a write is made durable.
+        sync: store::SyncPolicy,
+    },
     /// In memory: they are gone when the process ends.
     Memory,
 }

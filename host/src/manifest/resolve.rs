@@ -195,27 +195,42 @@ impl Resolver<'_> {
     }
 
     fn store(&self, typed: &file::Store) -> Result<Store> {
-        if let Some(backend) = &typed.backend {
-            let name = backend.get_ref().as_str();
-            let message = match name {
-                "memory" => None,
-                "txlog" => Some("the backend \"txlog\" is not in this version; write backend = \"memory\"".to_owned()),
-                url if url.starts_with("http://") || url.starts_with("https://") => Some(
-                    "another host's store as backend is not in this version; write backend = \"memory\"".to_owned(),
-                ),
-                other => Some(format!("there is no backend {other:?}; write backend = \"memory\"")),
-            };
-            if let Some(message) = message {
-                return Err(self.at(backend, message));
+        let Some(backend) = &typed.backend else {
+            return self.durable_store(typed);
+        };
+        match backend.get_ref().as_str() {
+            "txlog" => self.durable_store(typed),
+            "memory" => self.memory_store(typed),
+            url if url.starts_with("http://") || url.starts_with("https://") => {
+                let message = "another host's store as backend is not in this version; write backend = \"txlog\"";
+                Err(self.at(backend, message))
+            }
+            other => {
+                let message = format!("there is no backend {other:?}; write backend = \"txlog\" or \"memory\"");
+                Err(self.at(backend, message))
             }
         }
-        if let Some(sync) = &typed.sync {
-            return Err(self.at(sync, "the backend \"memory\" syncs nothing; remove this line"));
+    }
+
+    fn durable_store(&self, typed: &file::Store) -> Result<Store> {
+        self.needs_no_token("txlog", typed)?;
+        let sync = typed.sync.as_ref().map_or(store::SyncPolicy::Always, |sync| sync.get_ref().0);
+        Ok(Store::Durable { sync })
+    }
+
+    fn memory_store(&self, typed: &file::Store) -> Result<Store> {
+        self.needs_no_token("memory", typed)?;
+        match &typed.sync {
+            Some(sync) => Err(self.at(sync, "the backend \"memory\" syncs nothing; remove this line")),
+            None => Ok(Store::Memory),
         }
-        if let Some(token) = &typed.token_file {
-            return Err(self.at(token, "the backend \"memory\" needs no token; remove this line"));
+    }
+
+    fn needs_no_token(&self, backend: &str, typed: &file::Store) -> Result<()> {
+        match &typed.token_file {
+            Some(token) => Err(self.at(token, format!("the backend \"{backend}\" needs no token; remove this line"))),
+            None => Ok(()),
         }
-        Ok(Store::Memory)
     }
 
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {

@@ -166,6 +166,17 @@ fn everything_can_be_said() {
 }
 
 #[test]
+fn the_store_is_durable_unless_it_is_told_otherwise() {
+    let store = |lines: &str| loaded(&format!("[store]\n{lines}")).store;
+    assert_eq!(loaded("").store, Store::Durable { sync: store::SyncPolicy::Always });
+    assert_eq!(store("backend = 'txlog'"), Store::Durable { sync: store::SyncPolicy::Always });
+    assert_eq!(store("sync = 'never'"), Store::Durable { sync: store::SyncPolicy::Never });
+    let sync = store::SyncPolicy::Every(Duration::from_millis(100));
+    assert_eq!(store("backend = 'txlog'\nsync = '100ms'"), Store::Durable { sync });
+    assert_eq!(store("backend = 'memory'"), Store::Memory);
+}
+
+#[test]
 fn flags_beat_the_manifest_and_variables_beat_files() {
     let folder = folder();
     let args = RunArgs {
@@ -293,11 +304,16 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         ("[internal]\nlisten = '0.0.0.0:0'".into(), 2, &["HOSTLER_INTERNAL_TOKEN", "allow-unauthenticated = true"]),
         ("[public]\nlisten = '127.0.0.1:9090'".into(), 0, &["also the public address", ":2)", "another port"]),
         // The store.
-        ("[store]\nbackend = 'txlog'".into(), 2, &["\"txlog\" is not in this version", "backend = \"memory\""]),
-        ("[store]\nbackend = 'http://gateway:9090'".into(), 2, &["not in this version", "backend = \"memory\""]),
-        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\""]),
-        ("[store]\nsync = 'always'".into(), 2, &["syncs nothing", "remove this line"]),
-        ("[store]\ntoken-file = 'token'".into(), 2, &["needs no token", "remove this line"]),
+        ("[store]\nbackend = 'http://gateway:9090'".into(), 2, &["not in this version", "backend = \"txlog\""]),
+        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\"", "\"txlog\" or \"memory\""]),
+        ("[store]\nbackend = ''".into(), 2, &["there is no backend \"\""]),
+        ("[store]\nbackend = 'memory'\nsync = 'always'".into(), 3, &["syncs nothing", "remove this line"]),
+        ("[store]\nsync = 'sometimes'".into(), 2, &["\"sometimes\"", "\"always\", \"never\"", "\"100ms\""]),
+        ("[store]\nsync = '0ms'".into(), 2, &["too short", "1ms"]),
+        ("[store]\nsync = '100'".into(), 2, &["not a duration", "ms"]),
+        ("[store]\nsync = 100".into(), 2, &["an interval like \"100ms\""]),
+        ("[store]\ntoken-file = 'token'".into(), 2, &["\"txlog\" needs no token", "remove this line"]),
+        ("[store]\nbackend = 'memory'\ntoken-file = 'token'".into(), 3, &["\"memory\" needs no token"]),
         // Joining.
         ("[join]\nurl = 'http://gateway:9090'".into(), 1, &["the key \"advertise\" is missing"]),
         ("[join]\nurl = 'gateway'\nadvertise = 'http://x'".into(), 2, &["http://127.0.0.1:9090"]),

@@ -174,10 +174,11 @@ impl From<store::Error> for Error {
             store::Error::EmptyKey => Code::InvalidKey,
             store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
             store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
-            store::Error::BatchTooLarge { .. } | store::Error::NotANumber | store::Error::Overflow => {
-                Code::InvalidRequest
-            }
-            store::Error::Full { .. } => Code::StoreFull,
+            store::Error::BatchTooLarge { .. }
+            | store::Error::BatchTooHeavy { .. }
+            | store::Error::NotANumber
+            | store::Error::Overflow => Code::InvalidRequest,
+            store::Error::Full { .. } | store::Error::DiskFull => Code::StoreFull,
             store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
         };
         Self::Other(format!("{}: {error}", code.as_str()))
