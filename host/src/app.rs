@@ -13,16 +13,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use registry::Registry;
 use runtime::Runtime;
-use store::{Limits, MemoryStore, Store};
+use store::{Bucket, Limits, MemoryStore, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, ComponentInfo, Control, Readiness, Routed};
+use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
 use crate::edge::{self, Edge, Router};
 use crate::join::Joiner;
+use crate::kv::RemoteStore;
 use crate::manifest::{self, Environment, Manifest};
 use crate::telemetry;
 
@@ -39,15 +40,22 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let cache = prepare(&manifest.run.data_dir).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
 
     let registry = Registry::new(registry::Config::default());
-    let store: Arc<dyn Store> = match manifest.store {
-        manifest::Store::Memory => Arc::new(MemoryStore::new(Limits::default())),
-    };
+    let store = open_store(&manifest.store);
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(cache) };
-    let runtime = Runtime::start(&config, registry.clone(), store)?;
+    let runtime = Runtime::start(&config, registry.clone(), store.clone())?;
     let components = load(&runtime, &manifest)?;
 
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, components))
+    control_plane.block_on(serve(manifest, &runtime, registry, store, components))
+}
+
+fn open_store(store: &manifest::Store) -> Arc<dyn Store> {
+    match store {
+        manifest::Store::Memory => Arc::new(MemoryStore::new(Limits::default())),
+        manifest::Store::Remote { url, token } => {
+            Arc::new(RemoteStore::new(url.clone(), token.clone(), Limits::default()))
+        }
+    }
 }
 
 /// Makes the data directory and sees whether it can be written. Returns where compiled components are kept.
@@ -92,6 +100,7 @@ async fn serve(
     manifest: Manifest,
     runtime: &Runtime,
     registry: Registry,
+    store: Arc<dyn Store>,
     components: Vec<ComponentInfo>,
 ) -> anyhow::Result<()> {
     // Before anything listens, so that no signal is missed.
@@ -111,8 +120,15 @@ async fn serve(
                 instances: component.spec.instances.clone(),
             }
         }));
+    let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
+    if borrowed {
+        let store = store.clone();
+        // So that the log says at once if it can't be used; it says so itself.
+        tokio::spawn(async move { store.list(&Bucket::default(), None, 1).await });
+    }
     let control = Control {
         registry: registry.clone(),
+        kv: Kv::new(store, Limits::default(), borrowed),
         readiness: readiness.clone(),
         token: manifest.internal.token.clone(),
         public: public_address,

@@ -4,6 +4,8 @@
 //! - [`app`]: puts the pieces together and runs them until a signal.
 //! - [`edge`]: the public address. [`control`]: the internal one.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
+//! - [`kv`]: the store over HTTP, and the use of another host's.
+//! - [`linger`]: what becomes of bodies that nobody wants.
 //! - [`telemetry`]: the log.
 
 mod app;
@@ -13,6 +15,8 @@ mod client;
 mod control;
 mod edge;
 mod join;
+mod kv;
+mod linger;
 mod manifest;
 mod telemetry;
 mod token;

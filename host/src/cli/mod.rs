@@ -88,7 +88,8 @@ pub(crate) enum Command {
 ///
 /// Also read from the environment: HOSTLER_API_KEYS (API keys, separated by commas; beats public.api-keys-file),
 /// HOSTLER_INTERNAL_TOKEN (token of the internal address; beats internal.token-file), HOSTLER_JOIN_TOKEN (token of the
-/// host to join; beats join.token-file).
+/// host to join; beats join.token-file), HOSTLER_STORE_TOKEN (token of the host whose store is used; beats
+/// store.token-file).
 ///
 /// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 130 second signal.
 #[derive(Args, Debug, Default)]

@@ -200,10 +200,11 @@ impl Resolver<'_> {
             let message = match name {
                 "memory" => None,
                 "txlog" => Some("the backend \"txlog\" is not in this version; write backend = \"memory\"".to_owned()),
-                url if url.starts_with("http://") || url.starts_with("https://") => Some(
-                    "another host's store as backend is not in this version; write backend = \"memory\"".to_owned(),
-                ),
-                other => Some(format!("there is no backend {other:?}; write backend = \"memory\"")),
+                url if url.contains("://") => return self.remote_store(backend, typed),
+                other => Some(format!(
+                    "there is no backend {other:?}; write backend = \"memory\", or another host's internal address, \
+                     like \"http://gateway:9090\""
+                )),
             };
             if let Some(message) = message {
                 return Err(self.at(backend, message));
@@ -216,6 +217,17 @@ impl Resolver<'_> {
             return Err(self.at(token, "the backend \"memory\" needs no token; remove this line"));
         }
         Ok(Store::Memory)
+    }
+
+    /// Another host's store, which need not be there yet.
+    fn remote_store(&self, backend: &Spanned<String>, typed: &file::Store) -> Result<Store> {
+        if let Some(sync) = &typed.sync {
+            return Err(self.at(sync, "the other host decides when its store is synced; remove this line"));
+        }
+        let url = backend.get_ref();
+        let url = url.parse().map_err(|error| self.at(backend, format!("\"{}\": {error}", url.escape_debug())))?;
+        let variable = ("HOSTLER_STORE_TOKEN", self.process.store_token.as_deref());
+        Ok(Store::Remote { url, token: self.token(variable, typed.token_file.as_ref())? })
     }
 
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {

@@ -294,8 +294,11 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         ("[public]\nlisten = '127.0.0.1:9090'".into(), 0, &["also the public address", ":2)", "another port"]),
         // The store.
         ("[store]\nbackend = 'txlog'".into(), 2, &["\"txlog\" is not in this version", "backend = \"memory\""]),
-        ("[store]\nbackend = 'http://gateway:9090'".into(), 2, &["not in this version", "backend = \"memory\""]),
-        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\""]),
+        ("[store]\nbackend = 'http://gateway:9090/kv'".into(), 2, &["it has a path", "\"http://127.0.0.1:9090\""]),
+        ("[store]\nbackend = 'ftp://gateway'".into(), 2, &["\"ftp://gateway\": it doesn't begin with http://"]),
+        ("[store]\nbackend = 'http://g:1'\nsync = 'always'".into(), 3, &["the other host decides", "remove this line"]),
+        ("[store]\nbackend = 'http://g:1'\ntoken-file = 'nowhere'".into(), 3, &["nowhere", "can't be read"]),
+        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\"", "\"http://gateway:9090\""]),
         ("[store]\nsync = 'always'".into(), 2, &["syncs nothing", "remove this line"]),
         ("[store]\ntoken-file = 'token'".into(), 2, &["needs no token", "remove this line"]),
         // Joining.
@@ -319,6 +322,20 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         }
         assert_eq!(error.lines().count(), 1, "more than a line: {error}");
     }
+}
+
+#[test]
+fn the_store_of_another_host_is_named_by_its_address() {
+    let url = || "http://gateway:9090".parse().expect("an address");
+    let token = |text| Some(Token::new(text).expect("a token"));
+    let text = "[store]\nbackend = 'http://gateway:9090/'\n";
+    assert_eq!(loaded("").store, Store::Memory);
+    assert_eq!(loaded(text).store, Store::Remote { url: url(), token: None });
+    let text = format!("{text}token-file = 'token'\n");
+    assert_eq!(loaded(&text).store, Store::Remote { url: url(), token: token("s3cret") });
+    let process = Environment { store_token: Some("t0ken".to_owned()), ..Environment::default() };
+    let manifest = load_from(folder().path(), &text, RunArgs::default(), &process).expect("it is right");
+    assert_eq!(manifest.store, Store::Remote { url: url(), token: token("t0ken") });
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod template;
 mod worker;
 
 pub use body::{Body, BodyError, empty, full};
+pub use capabilities::store_error_code;
 pub use check::{Import, LoadError, Missing, Report, World};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
 pub use outbound::{OutboundPolicy, OutboundRuleError};

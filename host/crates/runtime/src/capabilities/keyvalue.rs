@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use problem::Code;
 use store::Store;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTableError};
 
@@ -169,19 +170,27 @@ enum Error {
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        use problem::Code;
-        let code = match &error {
-            store::Error::EmptyKey => Code::InvalidKey,
-            store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
-            store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
-            store::Error::BatchTooLarge { .. }
-            | store::Error::BatchTooHeavy { .. }
-            | store::Error::NotANumber
-            | store::Error::Overflow => Code::InvalidRequest,
-            store::Error::Full { .. } | store::Error::DiskFull => Code::StoreFull,
-            store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
-        };
-        Self::Other(format!("{}: {error}", code.as_str()))
+        let code = store_error_code(&error).as_str();
+        Self::Other(match error {
+            // Components show these texts to their clients, whom the reasons don't concern. Whoever knows them logs them.
+            store::Error::Unavailable(_) | store::Error::Failed(_) => format!("{code}: the store can't be reached"),
+            error => format!("{code}: {error}"),
+        })
+    }
+}
+
+/// The problem that a store's error is, wherever it is met.
+pub fn store_error_code(error: &store::Error) -> Code {
+    match error {
+        store::Error::EmptyKey => Code::InvalidKey,
+        store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
+        store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
+        store::Error::BatchTooLarge { .. } => Code::BatchTooLarge,
+        store::Error::BatchTooHeavy { .. } => Code::BatchTooHeavy,
+        store::Error::NotANumber => Code::NotANumber,
+        store::Error::Overflow => Code::NumberOverflow,
+        store::Error::Full { .. } | store::Error::DiskFull => Code::StoreFull,
+        store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
     }
 }
 
