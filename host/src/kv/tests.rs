@@ -17,13 +17,20 @@ use super::RemoteStore;
 use crate::control::{self, Control, Kv, Readiness};
 use crate::token::Token;
 
-/// The store of a host with these limits, from one that knows nothing of them.
+/// The store of a host with these limits, from one with the same.
 async fn open(limits: Limits) -> Arc<dyn Store> {
-    let kv = Kv::new(Arc::new(MemoryStore::new(limits)), limits, false);
-    Arc::new(Owner::start("127.0.0.1:0", kv, None).await.lend(None))
+    Arc::new(RemoteStore::new(url(owner_with(limits).await.address), None, limits))
 }
 
 store::contract_tests!(open);
+
+#[tokio::test]
+async fn the_limits_of_the_owner_count() {
+    store::contract::refuses_what_is_too_large(|limits| async move {
+        Arc::new(owner_with(limits).await.lend(None)) as Arc<dyn Store>
+    })
+    .await;
+}
 
 /// A host whose store others use.
 struct Owner {
@@ -74,6 +81,10 @@ impl Owner {
         let _ = self.served.await;
         self.address
     }
+}
+
+async fn owner_with(limits: Limits) -> Owner {
+    Owner::start("127.0.0.1:0", Kv::new(Arc::new(MemoryStore::new(limits)), limits, false), None).await
 }
 
 async fn owner() -> Owner {
@@ -345,8 +356,7 @@ async fn values_end_at_their_limit_however_they_come() {
 
 #[tokio::test]
 async fn a_full_store_says_so() {
-    let limits = Limits { total: 1000, ..Limits::default() };
-    let owner = Owner::start("127.0.0.1:0", Kv::new(Arc::new(MemoryStore::new(limits)), limits, false), None).await;
+    let owner = owner_with(Limits { total: 1000, ..Limits::default() }).await;
     let full = expect_problem(owner.send("PUT", "/kv/default/k", &[7; 1000]).await, 507, "store_full").await;
     assert_eq!(full["limit"], 1000);
 }
