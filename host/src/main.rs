@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
             blocking(cli::join(args))
         }
+        Command::Kv(args) => blocking(cli::kv(&args)),
         Command::Completions(args) => cli::completions(&args),
     };
     match result {

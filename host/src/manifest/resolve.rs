@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use registry::{Name, Namespace};
-use runtime::{ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
+use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
 use toml::Spanned;
 
 use super::error::Document;
@@ -365,6 +365,7 @@ impl Resolver<'_> {
             Some(rules) => OutboundPolicy::parse(rules.get_ref()).map_err(|error| self.at(rules, error))?,
             None => OutboundPolicy::default(),
         };
+        let buckets = typed.key_value_buckets.map_or(Ok(Buckets::default()), |names| self.buckets(names))?;
         let directories = typed.directories.into_iter();
         let directories = directories.map(|(guest, host)| self.directory(guest, host)).collect::<Result<_>>()?;
         let sockets = typed.sockets.into_iter().map(|socket| SocketRule { address: socket.0 }).collect();
@@ -399,6 +400,7 @@ impl Resolver<'_> {
                 environment,
                 config,
                 outbound,
+                buckets,
                 directories,
                 sockets,
                 limits,
@@ -477,6 +479,20 @@ impl Resolver<'_> {
             Ok((key.into_inner(), value.into_inner()))
         });
         pairs.collect()
+    }
+
+    fn buckets(&self, typed: Vec<Spanned<String>>) -> Result<Buckets> {
+        let mut buckets = Vec::with_capacity(typed.len());
+        for name in &typed {
+            if name.get_ref() == "*" {
+                return Ok(Buckets::All);
+            }
+            let bucket = name.get_ref().parse();
+            buckets.push(bucket.map_err(|error| {
+                self.at(name, format!("\"{}\": {error}; \"*\" stands for all", name.get_ref().escape_debug()))
+            })?);
+        }
+        Ok(Buckets::Only(buckets))
     }
 
     fn directory(&self, guest: Spanned<String>, host: Spanned<file::Directory>) -> Result<Directory> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use runtime::Buckets;
+
 use super::*;
 use crate::cli::RunArgs;
 use crate::value::{Listen, Wait};
@@ -299,6 +301,8 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         ("[store]\nbackend = 'http://g:1'\nsync = 'always'".into(), 3, &["the other host decides", "remove this line"]),
         ("[store]\nbackend = 'http://g:1'\ntoken-file = 'nowhere'".into(), 3, &["nowhere", "can't be read"]),
         ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\"", "\"http://gateway:9090\""]),
+        (component("key-value-buckets = ['default',\n 'a/b']"), 4, &["\"a/b\"", "at most 64 characters", "\"*\""]),
+        (component("key-value-buckets = 'default'"), 3, &["expected a sequence"]),
         ("[store]\nsync = 'always'".into(), 2, &["syncs nothing", "remove this line"]),
         ("[store]\ntoken-file = 'token'".into(), 2, &["needs no token", "remove this line"]),
         // Joining.
@@ -322,6 +326,19 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         }
         assert_eq!(error.lines().count(), 1, "more than a line: {error}");
     }
+}
+
+#[test]
+fn buckets_are_granted_by_name() {
+    let buckets = |lines: &str| {
+        let text = format!("[components.a]\nsource = 'builtin:echo'\nroute = '/'\n{lines}");
+        loaded(&text).components[0].spec.buckets.clone()
+    };
+    let only = |names: &[&str]| Buckets::Only(names.iter().map(|name| name.parse().expect("a name")).collect());
+    assert_eq!(buckets(""), only(&["default"]));
+    assert_eq!(buckets("key-value-buckets = ['sessions', '']"), only(&["sessions", "default"]));
+    assert_eq!(buckets("key-value-buckets = []"), only(&[]));
+    assert_eq!(buckets("key-value-buckets = ['default', '*']"), Buckets::All);
 }
 
 #[test]
