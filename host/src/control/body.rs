@@ -1,17 +1,22 @@
 //! Bodies of requests: how many bytes they may have, one by one and together; and those that are JSON objects, whose
 //! complaints name the field.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use problem::{Code, Problem};
 use registry::Namespace;
 use serde_json::{Map, Value};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Failure;
 use crate::linger::linger;
@@ -90,22 +95,53 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
     Ok(held.freeze())
 }
 
-/// The memory for bodies of more than [`LIMIT`] bytes: [`ROOM`], for all of them together.
-pub(super) struct Room(Semaphore);
+/// The memory for bodies, of requests and answers, of more than [`LIMIT`] bytes: [`ROOM`], for all of them together.
+pub(super) struct Room(Arc<Semaphore>);
 
 impl Room {
     pub(super) fn new() -> Self {
-        Room(Semaphore::new(ROOM / LIMIT))
+        Room(Arc::new(Semaphore::new(ROOM / LIMIT)))
     }
 
-    /// Waits until there is room for `bytes` of a body. It is the body's until the guard is dropped.
-    pub(super) async fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
+    /// Waits until there is room for `bytes` of a body. It is the body's until the permit is dropped.
+    pub(super) async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let pieces = if bytes > LIMIT { bytes.div_ceil(LIMIT).min(ROOM / LIMIT) } else { 0 };
         let pieces = u32::try_from(pieces).expect("a room has some thousand pieces");
-        match tokio::time::timeout(TIMEOUT, self.0.acquire_many(pieces)).await {
+        match tokio::time::timeout(TIMEOUT, self.0.clone().acquire_many_owned(pieces)).await {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
             Err(_) => Err(Problem::new(Code::Overloaded, "too many large bodies at once").retry_after(1)),
         }
+    }
+}
+
+/// An answer's body that has taken room. Sent piece by piece, because a body is dropped when its last piece is taken, not
+/// when that is sent.
+pub(super) struct Housed {
+    rest: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Housed {
+    pub(super) fn new(bytes: Bytes, room: OwnedSemaphorePermit) -> Self {
+        Housed { rest: bytes, _room: room }
+    }
+}
+
+impl HttpBody for Housed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = self.rest.len().min(LIMIT);
+        Poll::Ready((next > 0).then(|| Ok(Frame::data(self.rest.split_to(next)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
     }
 }
 

@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{FromRequestParts, RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -13,10 +14,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use problem::{Code, Problem, query};
+use serde::Serialize;
 use store::{Bucket, Error, Limits, Store, Swap, Value, Versioned};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{self, Room, Unread};
+use super::body::{self, Housed, Room, Unread};
 use super::{Control, Failure};
 use crate::kv::wire::{self, Batch, Blob, Keys, Values};
 
@@ -71,7 +73,7 @@ impl Kv {
         request: Request,
         limit: usize,
         too_long: impl FnOnce(usize) -> Problem,
-    ) -> Result<(Bytes, SemaphorePermit<'_>), Problem> {
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
         let body = request.into_body();
         let room = self.room.take(body::most(&body, limit)).await?;
         match body::read(body, limit).await {
@@ -88,6 +90,14 @@ impl Default for Kv {
     fn default() -> Self {
         Kv::new(Arc::new(store::MemoryStore::default()), Limits::default(), false)
     }
+}
+
+/// A JSON answer of about so many bytes.
+async fn json(kv: &Kv, bytes: usize, document: &impl Serialize) -> Answer {
+    let room = kv.room.take(bytes).await?;
+    let text = serde_json::to_vec(document).expect("texts and bytes are always JSON");
+    let body = Body::new(Housed::new(text.into(), room));
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 impl From<Error> for Failure {
@@ -254,13 +264,14 @@ async fn increment(
 }
 
 /// `GET /kv/{bucket}`
-async fn list(State(control): State<Arc<Control>>, At(bucket, _): At, RawQuery(query): RawQuery) -> Answer<Json<Keys>> {
+async fn list(State(control): State<Arc<Control>>, At(bucket, _): At, RawQuery(query): RawQuery) -> Answer {
     let kv = &control.kv;
     let query = query.as_deref();
     let cursor = query::parameter(query, "cursor").map_err(|error| invalid(format!("\"cursor\": {error}")))?;
     let limit = number(query, "limit")?.unwrap_or(kv.limits.batch);
     let page = kv.store.list(&bucket, cursor.as_deref(), limit).await?;
-    Ok(Json(Keys { keys: page.keys, cursor: page.next }))
+    let bytes = page.keys.iter().map(String::len).sum();
+    json(kv, bytes, &Keys { keys: page.keys, cursor: page.next }).await
 }
 
 /// A number in the query.
@@ -286,7 +297,7 @@ async fn batch(State(control): State<Arc<Control>>, At(bucket, _): At, request: 
                 return Err(Error::BatchTooHeavy { len, limit }.into());
             }
             let values = values.into_iter().map(|value| value.map(Blob)).collect();
-            Ok(Json(Values { values }).into_response())
+            json(kv, len / 3 * 4, &Values { values }).await
         }
         Batch::Set(values) => {
             let values = values.into_iter().map(|(key, Blob(value))| (key, value)).collect();
