@@ -23,7 +23,7 @@ use crate::cli::{Exit, RunArgs, exit};
 use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
 use crate::edge::{self, Edge, Router};
 use crate::join::Joiner;
-use crate::kv::RemoteStore;
+use crate::kv::{RemoteStore, User};
 use crate::manifest::{self, Environment, Manifest};
 use crate::telemetry;
 
@@ -53,7 +53,7 @@ fn open_store(store: &manifest::Store) -> Arc<dyn Store> {
     match store {
         manifest::Store::Memory => Arc::new(MemoryStore::new(Limits::default())),
         manifest::Store::Remote { url, token } => {
-            Arc::new(RemoteStore::new(url.clone(), token.clone(), Limits::default()))
+            Arc::new(RemoteStore::new(url.clone(), User::Host, token.clone(), Limits::default()))
         }
     }
 }

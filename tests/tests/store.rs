@@ -157,6 +157,7 @@ fn hosts_that_use_one_store_agree() {
         get(reader, "key-0").problem(404, "key_not_found");
     }
     // Also on the internal address of those whose store it isn't.
+    assert_eq!(hosts[0].ask(&["kv", "get", "key-1"]).expect(0, &[]).stdout, "two");
     assert_eq!(hosts[0].internal().get("/kv/default").expect(200).json(), json!({ "keys": ["key-1", "key-2"] }));
 }
 
@@ -183,8 +184,8 @@ fn guests_do_from_afar_what_they_do_at_home() {
         );
         let near = Host::builder().manifest(&components).start();
         let far = borrower(owner.internal().url(), &components).start();
-        for path in ["/?bucket=a", "/?pages=b", "/?bucket=not/a/bucket"] {
-            assert_eq!(far.get(path).expect(200).json(), near.get(path).expect(200).json(), "{guest} {path}");
+        for path in [format!("/?bucket={guest}"), format!("/?pages={guest}-2"), "/?bucket=not/a/bucket".to_owned()] {
+            assert_eq!(far.get(&path).expect(200).json(), near.get(&path).expect(200).json(), "{guest} {path}");
         }
     }
 }

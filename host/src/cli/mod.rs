@@ -20,7 +20,7 @@ use registry::{Name, Namespace};
 use store::Bucket;
 
 use crate::client::{Client, HostUrl};
-use crate::kv::RemoteStore;
+use crate::kv::{RemoteStore, User};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::token::Token;
 use crate::value::{Listen, Wait};
@@ -258,7 +258,7 @@ struct StoreArgs {
 impl StoreArgs {
     /// That host's store. The error says what is wrong with the token.
     fn open(&self) -> anyhow::Result<RemoteStore> {
-        Ok(RemoteStore::new(self.host.internal.clone(), self.host.token()?, store::Limits::default()))
+        Ok(RemoteStore::new(self.host.internal.clone(), User::Operator, self.host.token()?, store::Limits::default()))
     }
 }
 

@@ -39,9 +39,19 @@ const CALL: Duration = Duration::from_secs(10);
 /// being closed.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// For whom a store is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// For a host, as its own: told to the other one, which has to have the values itself.
+    Host,
+    /// For an operator, who may ask any host.
+    Operator,
+}
+
 /// The way to another host.
 pub(super) struct Connections {
     host: HostUrl,
+    user: User,
     authorization: Option<HeaderValue>,
     pooled: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     places: Semaphore,
@@ -86,7 +96,7 @@ pub(super) enum Unanswered {
 
 impl Connections {
     /// Opens none yet. Answers longer than `longest_answer` are refused.
-    pub(super) fn new(host: HostUrl, token: Option<Token>, longest_answer: usize) -> Self {
+    pub(super) fn new(host: HostUrl, user: User, token: Option<Token>, longest_answer: usize) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT));
         tcp.set_nodelay(true);
@@ -103,7 +113,7 @@ impl Connections {
             value.set_sensitive(true);
             value
         });
-        Self { host, authorization, pooled, places: Semaphore::new(PLACES), longest_answer }
+        Self { host, user, authorization, pooled, places: Semaphore::new(PLACES), longest_answer }
     }
 
     /// The host it leads to.
@@ -129,10 +139,10 @@ impl Connections {
     }
 
     fn request(&self, call: Call) -> Result<Request<Full<Bytes>>, Unanswered> {
-        let mut request = Request::builder()
-            .method(call.method)
-            .uri(format!("{}{}", self.host, call.path))
-            .header(runtime::HOPS, HeaderValue::from_static("1"));
+        let mut request = Request::builder().method(call.method).uri(format!("{}{}", self.host, call.path));
+        if self.user == User::Host {
+            request = request.header(runtime::HOPS, HeaderValue::from_static("1"));
+        }
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }

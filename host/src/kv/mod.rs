@@ -33,4 +33,5 @@ mod remote;
 mod tests;
 pub(crate) mod wire;
 
+pub(crate) use connection::User;
 pub(crate) use remote::RemoteStore;

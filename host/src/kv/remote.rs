@@ -16,7 +16,7 @@ use problem::{Code, query};
 use serde::de::DeserializeOwned;
 use store::{BoxFuture, Bucket, Error, Limits, Page, Stats, Store, Swap, Value, Versioned};
 
-use super::connection::{Answer, Call, Connections};
+use super::connection::{Answer, Call, Connections, User};
 use super::wire::{self, Batch, Blob, Document, Keys, Values};
 use crate::client::HostUrl;
 use crate::token::Token;
@@ -44,10 +44,10 @@ const REFUSED: u8 = 2;
 
 impl RemoteStore {
     /// The store of `host`, which need not be there yet.
-    pub(crate) fn new(host: HostUrl, token: Option<Token>, limits: Limits) -> Self {
+    pub(crate) fn new(host: HostUrl, user: User, token: Option<Token>, limits: Limits) -> Self {
         // Batches are the longest, but those that set many values are not answered: this leaves room for other limits.
         let longest_answer = Batch::longest(&limits);
-        Self { connections: Connections::new(host, token, longest_answer), limits, state: AtomicU8::new(REACHED) }
+        Self { connections: Connections::new(host, user, token, longest_answer), limits, state: AtomicU8::new(REACHED) }
     }
 
     /// The answer, unless it is an error.

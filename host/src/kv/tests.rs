@@ -13,13 +13,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::RemoteStore;
+use super::{RemoteStore, User};
 use crate::control::{self, Control, Kv, Readiness};
 use crate::token::Token;
 
 /// The store of a host with these limits, from one with the same.
 async fn open(limits: Limits) -> Arc<dyn Store> {
-    Arc::new(RemoteStore::new(url(owner_with(limits).await.address), None, limits))
+    Arc::new(RemoteStore::new(url(owner_with(limits).await.address), User::Host, None, limits))
 }
 
 store::contract_tests!(open);
@@ -59,7 +59,7 @@ impl Owner {
     /// Its store, as another host sees it.
     fn lend(&self, token: Option<&str>) -> RemoteStore {
         let token = token.map(|token| Token::new(token).expect("a token"));
-        RemoteStore::new(url(self.address), token, Limits::default())
+        RemoteStore::new(url(self.address), User::Host, token, Limits::default())
     }
 
     fn request(&self, method: &str, path: &str) -> RequestBuilder {
@@ -155,7 +155,7 @@ async fn what_is_no_internal_address_is_no_empty_store() {
         .route("/kv/default/text", axum::routing::any(move || async move { (StatusCode::NOT_FOUND, body) }))
         .fallback(move || async move { (StatusCode::NOT_FOUND, json, r#"{"code":"not_found","detail":"none"}"#) });
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let lent = RemoteStore::new(url(address), None, Limits::default());
+    let lent = RemoteStore::new(url(address), User::Host, None, Limits::default());
     for key in ["text", "problem"] {
         unavailable(lent.get(&main, key).await, "internal address");
         unavailable(lent.exists(&main, key).await, "internal address");
@@ -173,6 +173,8 @@ async fn hosts_that_name_each_other_do_not_ask_in_a_circle() {
     let middle = Kv::new(Arc::new(own.lend(None)), Limits::default(), true);
     let middle = Owner::start("127.0.0.1:0", middle, None).await;
     unavailable(middle.lend(None).get(&main, "k").await, "508");
+    let operator = RemoteStore::new(url(middle.address), User::Operator, None, Limits::default());
+    assert_eq!(operator.get(&main, "k").await, Ok(None));
     // An operator may come by either.
     assert_eq!(middle.send("PUT", "/kv/default/k", b"v").await.status(), StatusCode::NO_CONTENT);
     assert_eq!(own.lend(None).get(&main, "k").await, Ok(Some("v".into())));
@@ -192,7 +194,7 @@ async fn what_may_have_happened_is_not_sent_again() {
             counted.fetch_add(usize::from(read.is_ok_and(|len| len > 0)), Ordering::SeqCst);
         }
     });
-    let lent = RemoteStore::new(url(address), None, Limits::default());
+    let lent = RemoteStore::new(url(address), User::Host, None, Limits::default());
     let sent = |times: usize| assert_eq!(requests.swap(0, Ordering::SeqCst), times);
     unavailable(lent.set(&main, "k", "v".into()).await, "");
     sent(1);
