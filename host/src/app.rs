@@ -12,13 +12,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use registry::Registry;
 use runtime::Runtime;
+use store::{Bucket, Limits, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, ComponentInfo, Control, Readiness, Routed};
+use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
 use crate::data::Data;
 use crate::edge::{self, Edge, Router};
 use crate::join::Joiner;
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
-    let data = Data::open(&manifest.run.data_dir, manifest.store, log.flush())?;
+    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush())?;
     let ended = assemble(manifest, &data);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
@@ -55,7 +56,7 @@ fn assemble(manifest: Manifest, data: &Data) -> anyhow::Result<()> {
     let components = load(&runtime, &manifest)?;
 
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, components))
+    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components))
 }
 
 /// Compiles the components and serves their instances. Returns what `/components` lists.
@@ -84,6 +85,7 @@ async fn serve(
     manifest: Manifest,
     runtime: &Runtime,
     registry: Registry,
+    store: Arc<dyn Store>,
     components: Vec<ComponentInfo>,
 ) -> anyhow::Result<()> {
     // Before anything listens, so that no signal is missed.
@@ -103,8 +105,15 @@ async fn serve(
                 instances: component.spec.instances.clone(),
             }
         }));
+    let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
+    if borrowed {
+        let store = store.clone();
+        // So that the log says at once if it can't be used; it says so itself.
+        tokio::spawn(async move { store.list(&Bucket::default(), None, 1).await });
+    }
     let control = Control {
         registry: registry.clone(),
+        kv: Kv::new(store, Limits::default(), borrowed),
         readiness: readiness.clone(),
         token: manifest.internal.token.clone(),
         public: public_address,

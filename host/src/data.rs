@@ -13,6 +13,7 @@ use store::durable::{CompactError, Compaction, Config, DurableStore, Observer, O
 use store::{Limits, MemoryStore, Store};
 
 use crate::cli::{Exit, exit};
+use crate::kv::{RemoteStore, User};
 use crate::manifest;
 use crate::telemetry::Flush;
 
@@ -40,13 +41,15 @@ impl Data {
     ///
     /// # Errors
     /// Each carries its exit code, see [`exit`].
-    pub(crate) fn open(directory: &Path, store: manifest::Store, log: Flush) -> anyhow::Result<Self> {
+    pub(crate) fn open(directory: &Path, store: &manifest::Store, log: Flush) -> anyhow::Result<Self> {
         let cache = prepare(directory).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
         let limits = Limits::default();
+        let elsewhere = |store| Ok(Self { cache: cache.clone(), store, durable: None });
         let sync = match store {
-            manifest::Store::Durable { sync } => sync,
-            manifest::Store::Memory => {
-                return Ok(Self { cache, store: Arc::new(MemoryStore::new(limits)), durable: None });
+            manifest::Store::Durable { sync } => *sync,
+            manifest::Store::Memory => return elsewhere(Arc::new(MemoryStore::new(limits))),
+            manifest::Store::Remote { url, token } => {
+                return elsewhere(Arc::new(RemoteStore::new(url.clone(), User::Host, token.clone(), limits)));
             }
         };
         let config = Config { limits, sync, observer: Arc::new(Watch { log }) };

@@ -97,6 +97,7 @@ pub(super) struct Component {
     #[serde(default)]
     pub(super) config: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) allowed_outbound_hosts: Option<Spanned<Vec<String>>>,
+    pub(super) key_value_buckets: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) directories: BTreeMap<Spanned<String>, Spanned<Directory>>,
     #[serde(default)]

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use registry::{Name, Namespace};
-use runtime::{ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
+use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
 use toml::Spanned;
 
 use super::error::Document;
@@ -201,12 +201,12 @@ impl Resolver<'_> {
         match backend.get_ref().as_str() {
             "txlog" => self.durable_store(typed),
             "memory" => self.memory_store(typed),
-            url if url.starts_with("http://") || url.starts_with("https://") => {
-                let message = "another host's store as backend is not in this version; write backend = \"txlog\"";
-                Err(self.at(backend, message))
-            }
+            url if url.contains("://") => self.remote_store(backend, typed),
             other => {
-                let message = format!("there is no backend {other:?}; write backend = \"txlog\" or \"memory\"");
+                let message = format!(
+                    "there is no backend {other:?}; write backend = \"txlog\", \"memory\", or another host's internal \
+                     address, like \"http://gateway:9090\""
+                );
                 Err(self.at(backend, message))
             }
         }
@@ -231,6 +231,17 @@ impl Resolver<'_> {
             Some(token) => Err(self.at(token, format!("the backend \"{backend}\" needs no token; remove this line"))),
             None => Ok(()),
         }
+    }
+
+    /// Another host's store, which need not be there yet.
+    fn remote_store(&self, backend: &Spanned<String>, typed: &file::Store) -> Result<Store> {
+        if let Some(sync) = &typed.sync {
+            return Err(self.at(sync, "the other host decides when its store is synced; remove this line"));
+        }
+        let url = backend.get_ref();
+        let url = url.parse().map_err(|error| self.at(backend, format!("\"{}\": {error}", url.escape_debug())))?;
+        let variable = ("HOSTLER_STORE_TOKEN", self.process.store_token.as_deref());
+        Ok(Store::Remote { url, token: self.token(variable, typed.token_file.as_ref())? })
     }
 
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {
@@ -368,6 +379,7 @@ impl Resolver<'_> {
             Some(rules) => OutboundPolicy::parse(rules.get_ref()).map_err(|error| self.at(rules, error))?,
             None => OutboundPolicy::default(),
         };
+        let buckets = typed.key_value_buckets.map_or(Ok(Buckets::default()), |names| self.buckets(names))?;
         let directories = typed.directories.into_iter();
         let directories = directories.map(|(guest, host)| self.directory(guest, host)).collect::<Result<_>>()?;
         let sockets = typed.sockets.into_iter().map(|socket| SocketRule { address: socket.0 }).collect();
@@ -402,6 +414,7 @@ impl Resolver<'_> {
                 environment,
                 config,
                 outbound,
+                buckets,
                 directories,
                 sockets,
                 limits,
@@ -480,6 +493,20 @@ impl Resolver<'_> {
             Ok((key.into_inner(), value.into_inner()))
         });
         pairs.collect()
+    }
+
+    fn buckets(&self, typed: Vec<Spanned<String>>) -> Result<Buckets> {
+        let mut buckets = Vec::with_capacity(typed.len());
+        for name in &typed {
+            if name.get_ref() == "*" {
+                return Ok(Buckets::All);
+            }
+            let bucket = name.get_ref().parse();
+            buckets.push(bucket.map_err(|error| {
+                self.at(name, format!("\"{}\": {error}; \"*\" stands for all", name.get_ref().escape_debug()))
+            })?);
+        }
+        Ok(Buckets::Only(buckets))
     }
 
     fn directory(&self, guest: Spanned<String>, host: Spanned<file::Directory>) -> Result<Directory> {
