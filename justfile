@@ -34,6 +34,11 @@ test *arguments: target
     cargo build --locked -p host
     cargo test --locked --workspace {{ guest_only }} --exclude compose "$@"
 
+# Run the tests that kill and break things ten times as long as `just test` does
+soak: target
+    cargo build --locked -p host
+    CRASH_ROUNDS=1000 cargo test --locked -p e2e --test crash
+
 # Check format, lints, documentation and dependencies
 check: target
     cargo fmt --all --check

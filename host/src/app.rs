@@ -1,26 +1,26 @@
 //! `host run`: puts the pieces together, runs them until a signal, and takes them apart.
 //!
-//! The order matters. Whatever can be wrong with the manifest or a component is found before anything listens. The two
-//! lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
-//! connections, answers the internal address and waits for signals, while the workers serve.
+//! The order matters. Whatever can be wrong with the manifest, the data or a component is found before anything listens.
+//! The two lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
+//! connections, answers the internal address and waits for signals, while the workers serve. The store is closed after
+//! the last request.
 
-use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use registry::Registry;
 use runtime::Runtime;
-use store::{Limits, MemoryStore, Store};
+use store::{Bucket, Limits, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, ComponentInfo, Control, Readiness, Routed};
+use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
+use crate::data::Data;
 use crate::edge::{self, Edge, Router};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
@@ -32,38 +32,31 @@ use crate::telemetry;
 /// Each carries its exit code, see [`exit`].
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let manifest = manifest::load(args, &Environment::of_process()).map_err(|error| Exit::new(exit::USAGE, error))?;
-    let _log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
+    let log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
-    let cache = prepare(&manifest.run.data_dir).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
+    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush())?;
+    let ended = assemble(manifest, &data);
+    if let Err(error) = &ended
+        && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
+    {
+        // At once means now: what is acknowledged is as safe as `store.sync` says.
+        std::mem::forget(data);
+        return ended;
+    }
+    ended.and(data.close())
+}
 
+/// Loads the components and serves them until it is told to stop.
+fn assemble(manifest: Manifest, data: &Data) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
-    let store: Arc<dyn Store> = match manifest.store {
-        manifest::Store::Memory => Arc::new(MemoryStore::new(Limits::default())),
-    };
-    let config = runtime::Config { workers: manifest.run.workers, cache: Some(cache) };
-    let runtime = Runtime::start(&config, registry.clone(), store)?;
+    let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
+    let runtime = Runtime::start(&config, registry.clone(), data.store.clone())?;
     let components = load(&runtime, &manifest)?;
 
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, components))
-}
-
-/// Makes the data directory and sees whether it can be written. Returns where compiled components are kept.
-fn prepare(data_dir: &Path) -> anyhow::Result<std::path::PathBuf> {
-    let cache = data_dir.join("cache");
-    let probe = data_dir.join(".writable");
-    fs::create_dir_all(&cache)
-        .and_then(|()| fs::write(&probe, b""))
-        .and_then(|()| fs::remove_file(&probe))
-        .with_context(|| {
-            format!(
-                "the data directory {} can't be written; make it writable or name another one with --data-dir",
-                data_dir.display()
-            )
-        })?;
-    Ok(cache.canonicalize()?)
+    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components))
 }
 
 /// Compiles the components and serves their instances. Returns what `/components` lists.
@@ -92,6 +85,7 @@ async fn serve(
     manifest: Manifest,
     runtime: &Runtime,
     registry: Registry,
+    store: Arc<dyn Store>,
     components: Vec<ComponentInfo>,
 ) -> anyhow::Result<()> {
     // Before anything listens, so that no signal is missed.
@@ -111,8 +105,15 @@ async fn serve(
                 instances: component.spec.instances.clone(),
             }
         }));
+    let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
+    if borrowed {
+        let store = store.clone();
+        // So that the log says at once if it can't be used; it says so itself.
+        tokio::spawn(async move { store.list(&Bucket::default(), None, 1).await });
+    }
     let control = Control {
         registry: registry.clone(),
+        kv: Kv::new(store, Limits::default(), borrowed),
         readiness: readiness.clone(),
         token: manifest.internal.token.clone(),
         public: public_address,

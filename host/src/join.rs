@@ -254,7 +254,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::control::{self, Control, Readiness};
+    use crate::control::{self, Control, Kv, Readiness};
     use crate::token::Token;
 
     /// A host's internal address, with heartbeats so quick that a test need not wait.
@@ -269,6 +269,7 @@ mod tests {
         let internal = listener.local_addr().expect("it is bound");
         let control = Control {
             registry: registry.clone(),
+            kv: Kv::default(),
             readiness: Readiness::new([]),
             token,
             public: SocketAddr::from(([127, 0, 0, 1], 1)),

@@ -2,8 +2,11 @@
 //!
 //! - [`cli`]: what can be typed. [`manifest`]: what it means.
 //! - [`app`]: puts the pieces together and runs them until a signal.
+//! - [`data`]: the data directory and the store in it.
 //! - [`edge`]: the public address. [`control`]: the internal one.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
+//! - [`kv`]: the store over HTTP, and the use of another host's.
+//! - [`linger`]: what becomes of bodies that nobody wants.
 //! - [`telemetry`]: the log.
 
 mod app;
@@ -11,8 +14,11 @@ mod builtin;
 mod cli;
 mod client;
 mod control;
+mod data;
 mod edge;
 mod join;
+mod kv;
+mod linger;
 mod manifest;
 mod telemetry;
 mod token;
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
             let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
             blocking(cli::join(args))
         }
+        Command::Kv(args) => blocking(cli::kv(&args)),
+        Command::Log(args) => cli::log(&args.command),
         Command::Completions(args) => cli::completions(&args),
     };
     match result {

@@ -1,4 +1,5 @@
-//! What people write in a manifest or behind a flag, as values: durations, sizes, addresses, routes, networks.
+//! What people write in a manifest or behind a flag, as values: durations, sizes, addresses, routes, networks,
+//! times to sync.
 //!
 //! Each type checks its own text, so that a manifest's parser can point at the line and clap at the flag, and nothing
 //! downstream has to look again. Errors are sentences that say what to write instead.
@@ -46,6 +47,10 @@ pub(crate) struct Network(pub(crate) IpNet);
 /// An address that a guest may open sockets to, `IP:port`; `*` for any port, which becomes port 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Socket(pub(crate) SocketAddr);
+
+/// When a write is made durable: `always` before its reply, `never` by the store itself, or an interval like `100ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sync(pub(crate) store::SyncPolicy);
 
 impl FromStr for Wait {
     type Err = String;
@@ -175,6 +180,23 @@ impl FromStr for Socket {
     }
 }
 
+impl FromStr for Sync {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "always" => Ok(Sync(store::SyncPolicy::Always)),
+            "never" => Ok(Sync(store::SyncPolicy::Never)),
+            _ if text.starts_with(|letter: char| letter.is_ascii_digit()) => {
+                text.parse().map(|Period(interval)| Sync(store::SyncPolicy::Every(interval)))
+            }
+            _ => {
+                Err(format!("\"{text}\" is no time to sync: write \"always\", \"never\" or an interval like \"100ms\""))
+            }
+        }
+    }
+}
+
 /// Splits `30s` into 30 and `s`. None without a number, or if it is too large for any use.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
@@ -200,6 +222,7 @@ deserialize_text! {
     Route: "a path like \"/\"",
     Network: "an address or network like \"10.0.0.0/8\"",
     Socket: "a socket rule like \"10.0.0.7:5432\"",
+    Sync: "\"always\", \"never\" or an interval like \"100ms\"",
 }
 
 struct Text<T> {
@@ -268,6 +291,22 @@ mod tests {
             assert!(text.parse::<Wait>().is_err(), "{text}");
         }
         assert!("0ms".parse::<Period>().is_err());
+    }
+
+    #[test]
+    fn times_to_sync() {
+        let every = |milliseconds| store::SyncPolicy::Every(Duration::from_millis(milliseconds));
+        for (text, sync) in [
+            ("always", store::SyncPolicy::Always),
+            ("never", store::SyncPolicy::Never),
+            ("100ms", every(100)),
+            ("1s", every(1000)),
+        ] {
+            assert_eq!(text.parse(), Ok(Sync(sync)), "{text}");
+        }
+        for text in ["", "Always", "sometimes", "0ms", "100", "-1s"] {
+            assert!(text.parse::<Sync>().is_err(), "{text}");
+        }
     }
 
     #[test]

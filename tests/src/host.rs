@@ -28,6 +28,7 @@ pub struct Builder {
     directory: TempDir,
     own_addresses: bool,
     own_data: bool,
+    under: Vec<OsString>,
 }
 
 /// What came of a host, or of one of its commands, that has ended.
@@ -46,7 +47,7 @@ impl Builder {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = Host::command();
         command.arg("run").current_dir(directory.path());
-        Self { command, directory, own_addresses: false, own_data: false }
+        Self { command, directory, own_addresses: false, own_data: false, under: Vec::new() }
     }
 
     /// Writes a manifest and runs it.
@@ -91,6 +92,22 @@ impl Builder {
         self
     }
 
+    /// Keeps data in a directory that outlives the host. Made if it isn't there.
+    #[must_use]
+    pub fn data(self, directory: &Path) -> Self {
+        std::fs::create_dir_all(directory).expect("the directory can be made");
+        share_compiled(directory);
+        self.own_data().flag("--data-dir").flag(directory)
+    }
+
+    /// Starts it by another program, which is given the host's command line behind these arguments and must become it, or
+    /// at least keep its process id for it.
+    #[must_use]
+    pub fn under<S: Into<OsString>>(mut self, program: impl IntoIterator<Item = S>) -> Self {
+        self.under.extend(program.into_iter().map(Into::into));
+        self
+    }
+
     /// The directory that the host is started in.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -102,11 +119,22 @@ impl Builder {
         }
         if !self.own_data {
             let data = self.directory.path().join("data");
-            // Every host has its own data, but none needs to compile what another one has compiled.
-            let compiled = artifact::scratch("compiled");
             std::fs::create_dir(&data).expect("the directory is new");
-            std::os::unix::fs::symlink(compiled, data.join("cache")).expect("a link can be made");
+            share_compiled(&data);
             self.command.arg("--data-dir").arg(data);
+        }
+        if let Some((program, arguments)) = self.under.split_first() {
+            let mut under = Command::new(program);
+            under.args(arguments).arg(self.command.get_program()).args(self.command.get_args());
+            for (name, value) in self.command.get_envs() {
+                match value {
+                    Some(value) => under.env(name, value),
+                    None => under.env_remove(name),
+                };
+            }
+            under.current_dir(self.directory.path());
+            self.command = under;
+            self.under.clear();
         }
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())
     }
@@ -141,6 +169,14 @@ impl Builder {
     /// Starts it and waits until it ends.
     pub fn run(mut self) -> Run {
         Run::of(self.ready())
+    }
+}
+
+/// Every host has its own data, but none needs to compile what another one has compiled.
+pub(crate) fn share_compiled(data: &Path) {
+    let link = data.join("cache");
+    if !link.is_symlink() {
+        std::os::unix::fs::symlink(artifact::scratch("compiled"), link).expect("a link can be made");
     }
 }
 

@@ -6,11 +6,13 @@
 //! - [`Host`]: a running host and how to start one.
 //! - [`Client`], [`Reply`]: ordinary requests. [`Wire`]: odd ones, byte by byte.
 //! - [`Remote`]: an instance outside of the host, made by the test.
+//! - [`Disk`]: a small one, to be filled.
 //! - [`artifact`]: the binary under test and the guests, built once.
 //! - [`eventually`]: waits for a state. Nothing else waits.
 //! - [`need`]: tests that need something this machine may not have.
 
 pub mod artifact;
+mod disk;
 mod host;
 mod http;
 mod log;
@@ -19,6 +21,7 @@ mod remote;
 mod wait;
 mod wire;
 
+pub use crate::disk::Disk;
 pub use crate::host::{Builder, Host, Run};
 pub use crate::http::{Client, Reply, Request};
 pub use crate::log::Log;

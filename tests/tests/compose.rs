@@ -200,6 +200,34 @@ fn a_gateway_and_three_storages() {
     let key = client.request("GET", "/v1/values/never").header("x-api-key", "secret").send();
     key.problem(404, "key_not_found");
 
+    // Set through one, read through all four, over both addresses.
+    let keys = std::cell::Cell::new(0);
+    let agree = |client: &Client| {
+        let key = format!("key-{}", keys.replace(keys.get() + 1));
+        for value in ["one", "two"] {
+            let document = serde_json::json!({ "key": key, "value": value });
+            eventually_true("the store can be reached", || client.post("/api/set", &document).status == 200);
+            let mut readers = Vec::new();
+            for _ in 0..3 {
+                let reply = client.get(&format!("/api/get?key={key}")).expect(200);
+                assert_eq!(reply.json()["value"], value, "{}", reply.header("x-served-by"));
+                readers.push(reply.header("x-served-by").to_owned());
+            }
+            readers.sort();
+            assert_eq!(readers, ["storage-1", "storage-2", "storage-3"]);
+            for service in ["gateway", "storage-1", "storage-2", "storage-3"] {
+                assert_eq!(compose.run(&["exec", "-T", service, "host", "kv", "get", &key]), value, "{service}");
+            }
+        }
+    };
+    agree(&client);
+    for service in ["storage-1", "storage-2", "storage-3"] {
+        compose.run(&["restart", service]);
+        available(3);
+        assert_eq!(client.get("/api/get?key=key-0").expect(200).json()["value"], "two");
+        agree(&client);
+    }
+
     // Not root, and nothing can be written but the data.
     for service in ["gateway", "storage-1"] {
         assert_eq!(compose.run(&["exec", "-T", service, "id", "-u"]), "65532");
@@ -241,6 +269,7 @@ fn a_gateway_and_three_storages() {
         let status = client.request("GET", "/status").try_send();
         status.is_ok_and(|status| status.status == 200 && status.json()["available"] == 3)
     });
+    agree(&client);
 }
 
 #[test]

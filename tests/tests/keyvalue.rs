@@ -1,11 +1,12 @@
 //! `wasi:keyvalue` in both drafts and `wasi:config`, as guests of other authors use them.
 
-use e2e::{Host, artifact};
+use e2e::{Host, artifact, eventually_true};
 use serde_json::json;
 
 fn start() -> Host {
     // The guests do what they do whatever the path; their health checks do it to a bucket of their own.
-    let check = "health-check = { path = \"/?bucket=checks\" }";
+    let check =
+        "health-check = { path = \"/?bucket=checks\" }\nkey-value-buckets = [\"default\", \"checks\", \"other\"]";
     let manifest = format!(
         "[components.one]\nsource = \"{}\"\nroute = \"/one\"\n{check}\n\
          [components.two]\nsource = \"{}\"\nroute = \"/two\"\nconfig = {{ colour = \"red\", \"a.b\" = \"c d\" }}\n{check}\n\
@@ -83,8 +84,41 @@ fn buckets_are_apart() {
     assert_eq!(host.get("/two?bucket=other").expect(200).json()["keys"], json!(["d1", "d2", "d3", "e1", "e2", "e3"]));
     assert_eq!(host.get("/two").expect(200).json()["keys"], json!(["e1", "e2", "e3"]));
     assert_eq!(host.get("/one?bucket=default").expect(200).json()["keys"], json!(["d1", "d2", "d3", "e1", "e2", "e3"]));
-    let report = host.get("/one?bucket=not/a/bucket").expect(200).json();
-    assert!(report["error"].is_string(), "{report}");
+    for path in ["/one", "/two"] {
+        let report = host.get(&format!("{path}?bucket=not/a/bucket")).expect(200).json();
+        assert_eq!(report["error"], "no-such-store", "{report}");
+    }
+}
+
+#[test]
+fn only_the_buckets_of_the_manifest_can_be_opened() {
+    let host = start();
+    let line = "key-value-buckets = [\\\"default\\\", \\\"checks\\\", \\\"other\\\", \\\"sessions\\\"]";
+    for (path, name) in [("/one", "one"), ("/two", "two")] {
+        let report = host.get(&format!("{path}?bucket=sessions")).expect(200).json();
+        assert_eq!(report["error"], "access-denied", "{report}");
+        let said = format!("write under [components.{name}] in the manifest: {line}");
+        eventually_true("the log says what would allow it", || host.log().text().contains(&said));
+    }
+    assert_eq!(host.internal().get("/kv/sessions").expect(200).json(), json!({ "keys": [] }));
+
+    // Without a line, it is the default one only; with "*", all.
+    let default = Host::with_only("kv-draft2", "").start();
+    assert_eq!(default.get("/?bucket=other").expect(200).json()["error"], "access-denied");
+    assert_eq!(default.get("/").expect(200).json()["get"], bytes("one"));
+    let any = Host::with_only("kv-draft2", "key-value-buckets = [\"*\"]").start();
+    assert_eq!(any.get("/?bucket=other").expect(200).json()["get"], bytes("one"));
+}
+
+#[test]
+fn keys_are_listed_in_order_while_they_change() {
+    let host = start();
+    for path in ["/one", "/two"] {
+        let report = host.get(&format!("{path}?pages=other")).expect(200).json();
+        assert_eq!(report["in-order"], true, "{report}");
+        assert_eq!(report["old"], 2500, "{report}");
+        assert_eq!(report["pages"], 3, "{report}");
+    }
 }
 
 #[test]

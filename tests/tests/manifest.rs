@@ -144,8 +144,9 @@ fn outbound_rules() {
 }
 
 #[test]
-fn stores_of_later_versions() {
-    mistake("[store]\nbackend = \"etcd\"\n", 2, &["memory"]);
+fn stores() {
+    mistake("[store]\nbackend = \"etcd\"\n", 2, &["txlog", "memory"]);
+    mistake("[store]\nsync = \"sometimes\"\n", 2, &["sometimes", "always"]);
     mistake("[store]\nbackend = \"memory\"\nsync = \"always\"\n", 3, &["sync"]);
 }
 

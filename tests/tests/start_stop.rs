@@ -59,9 +59,12 @@ fn wrong_usage_is_2() {
 
 #[test]
 fn help_is_complete_and_succeeds() {
-    for command in ["run", "check", "status", "join", "completions"] {
+    for command in ["run", "check", "status", "join", "log", "completions"] {
         let run = Host::cli([command, "--help"]).expect(0, &[]);
         assert!(run.stdout.contains("Usage: host"), "{run:?}");
+    }
+    for command in ["verify", "dump", "compact"] {
+        assert!(Host::cli(["log", command, "--help"]).expect(0, &[]).stdout.contains("data directory"), "{command}");
     }
     let run = Host::cli(["run", "--help"]);
     for part in [

@@ -74,10 +74,20 @@ codes! {
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive";
     /// The value was stored by other means and is not text, so a JSON string can't carry it.
     ValueNotText = "value_not_text", CONFLICT, "The value is not text";
+    /// The value to be incremented is not a number.
+    NotANumber = "not_a_number", CONFLICT, "The value is not a number";
+    /// The sum is beyond the range of a number.
+    NumberOverflow = "number_overflow", CONFLICT, "The sum is out of range";
+    /// The key isn't as the request's condition (`If-Match`, `If-None-Match`) wants it.
+    PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "The key has changed";
     /// The body is longer than the limit.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The value is longer than [`crate::kv::MAX_VALUE`].
     ValueTooLarge = "value_too_large", PAYLOAD_TOO_LARGE, "The value is too large";
+    /// The batch has too many keys.
+    BatchTooLarge = "batch_too_large", PAYLOAD_TOO_LARGE, "The batch has too many keys";
+    /// The keys and values of the batch have too many bytes.
+    BatchTooHeavy = "batch_too_heavy", PAYLOAD_TOO_LARGE, "The batch has too many bytes";
     /// The body's content type isn't one that is understood here.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported";
     /// The request's head is longer than the limit, or has too many headers.

@@ -1,6 +1,7 @@
 //! One problem, as it goes to the client.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE as CONTENT_TYPE_NAME, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -25,6 +26,8 @@ pub struct Problem {
     pub retry_after: Option<u32>,
     /// The methods that the path has, for example `GET, HEAD`. Sent as `Allow`.
     pub allow: Option<&'static str>,
+    /// Numbers that programs may want, as further members of the document (RFC 9457, 3.2): `limit`, for example.
+    pub members: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]
@@ -34,12 +37,14 @@ struct Document<'a> {
     status: u16,
     detail: &'a str,
     code: &'a str,
+    #[serde(flatten)]
+    members: &'a BTreeMap<&'static str, u64>,
 }
 
 impl Problem {
     /// A problem without further headers.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None, allow: None }
+        Self { code, detail: detail.into(), retry_after: None, allow: None, members: BTreeMap::new() }
     }
 
     /// A method that the path doesn't have. `allow` lists those it has, separated by `, `.
@@ -61,6 +66,13 @@ impl Problem {
         Self { retry_after: Some(seconds), ..self }
     }
 
+    /// The same problem with a further number in its document.
+    #[must_use]
+    pub fn with(mut self, member: &'static str, number: u64) -> Self {
+        self.members.insert(member, number);
+        self
+    }
+
     /// The status of the response, as a number.
     #[must_use]
     pub fn status(&self) -> u16 {
@@ -76,8 +88,9 @@ impl Problem {
             status: self.status(),
             detail: &self.detail,
             code: self.code.as_str(),
+            members: &self.members,
         };
-        serde_json::to_vec(&document).expect("a struct of strings and a number is always JSON")
+        serde_json::to_vec(&document).expect("a struct of strings and numbers is always JSON")
     }
 
     /// The response's headers besides `content-length`.
@@ -139,6 +152,13 @@ mod tests {
                 "code": "key_not_found",
             })
         );
+    }
+
+    #[test]
+    fn carries_further_numbers() {
+        let body = Problem::new(Code::KeyTooLarge, "").with("limit", 1024).with("len", 2000).body();
+        let document: serde_json::Value = serde_json::from_slice(&body).expect("a problem is JSON");
+        assert_eq!((&document["limit"], &document["len"]), (&1024.into(), &2000.into()));
     }
 
     #[test]

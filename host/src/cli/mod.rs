@@ -6,8 +6,11 @@
 mod check;
 mod completions;
 mod join;
+mod kv;
+mod log;
 mod status;
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
@@ -15,8 +18,10 @@ use anyhow::Context;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use registry::{Name, Namespace};
+use store::Bucket;
 
 use crate::client::{Client, HostUrl};
+use crate::kv::{RemoteStore, User};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::token::Token;
 use crate::value::{Listen, Wait};
@@ -24,6 +29,8 @@ use crate::value::{Listen, Wait};
 pub(crate) use check::check;
 pub(crate) use completions::completions;
 pub(crate) use join::join;
+pub(crate) use kv::kv;
+pub(crate) use log::log;
 pub(crate) use status::status;
 
 /// Exit codes. clap exits with [`exit::USAGE`] by itself.
@@ -36,7 +43,9 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     /// An address could not be bound.
     pub(crate) const BIND: u8 = 3;
-    /// The data directory could not be written.
+    /// The store is damaged; the message names file and offset.
+    pub(crate) const DAMAGED: u8 = 4;
+    /// The data directory could not be written, or the store not be synced.
     pub(crate) const STORE: u8 = 5;
     /// A second signal during the drain.
     pub(crate) const INTERRUPTED: u8 = 130;
@@ -77,6 +86,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     Status(StatusArgs),
     Join(JoinArgs),
+    Kv(KvArgs),
+    Log(LogArgs),
     Completions(CompletionsArgs),
 }
 
@@ -84,13 +95,15 @@ pub(crate) enum Command {
 ///
 /// Each setting is looked up in this order: flag, environment variable, manifest, default. Once ready, the two
 /// addresses are printed to stdout; everything else goes to stderr. SIGTERM and SIGINT stop accepting, finish the
-/// requests in flight and exit with 0; a second signal exits at once with 130.
+/// requests in flight, sync the store and exit with 0; a second signal exits at once with 130.
 ///
 /// Also read from the environment: HOSTLER_API_KEYS (API keys, separated by commas; beats public.api-keys-file),
 /// HOSTLER_INTERNAL_TOKEN (token of the internal address; beats internal.token-file), HOSTLER_JOIN_TOKEN (token of the
-/// host to join; beats join.token-file).
+/// host to join; beats join.token-file), HOSTLER_STORE_TOKEN (token of the host whose store is used; beats
+/// store.token-file).
 ///
-/// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 130 second signal.
+/// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 4 the store is damaged
+/// (the message names file and offset), 5 the store could not be written or synced, 130 second signal.
 #[derive(Args, Debug, Default)]
 pub(crate) struct RunArgs {
     /// The manifest; without it the built-in assembly is run: gateway, storage-1 to storage-3, echo-1 to echo-3
@@ -189,6 +202,72 @@ pub(crate) struct JoinArgs {
     host: HostArgs,
 }
 
+/// Read and write the store of a running host
+///
+/// Values are any bytes; keys are text of 1 to 1024 bytes. `host kv get` prints a value as it is, without a line's end.
+///
+/// Exit codes: 0 done, 1 the key doesn't exist or the store refused, 2 wrong usage.
+#[derive(Args, Debug)]
+pub(crate) struct KvArgs {
+    #[command(subcommand)]
+    command: KvCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KvCommand {
+    /// Print the value of a key to stdout, byte by byte
+    Get {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Set a key, whatever it was
+    Set {
+        /// The key
+        key: String,
+        /// The value; without one, or with -, it is read from stdin
+        value: Option<OsString>,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Remove a key
+    Delete {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Print the keys in order, one a line
+    ///
+    /// A key may have line ends itself; JSON tells them apart. Keys that are written or deleted meanwhile may be missed.
+    List {
+        /// How to write them: lines, or {"keys":[…]}
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+/// Which bucket of which host.
+#[derive(Args, Debug)]
+struct StoreArgs {
+    /// The bucket; it exists while it has a key
+    #[arg(short, long, default_value = "default")]
+    bucket: Bucket,
+
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+impl StoreArgs {
+    /// That host's store. The error says what is wrong with the token.
+    fn open(&self) -> anyhow::Result<RemoteStore> {
+        Ok(RemoteStore::new(self.host.internal.clone(), User::Operator, self.host.token()?, store::Limits::default()))
+    }
+}
+
 /// How client commands find the host.
 #[derive(Args, Debug)]
 struct HostArgs {
@@ -204,19 +283,67 @@ struct HostArgs {
 impl HostArgs {
     /// A client for that host. The error says what is wrong with the token.
     fn client(&self) -> anyhow::Result<Client> {
-        let token = match &self.token_file {
+        Client::new(self.internal.clone(), self.token()?)
+    }
+
+    fn token(&self) -> anyhow::Result<Option<Token>> {
+        match &self.token_file {
             Some(file) => {
                 let token = Token::read(file);
-                Some(token.map_err(|error| anyhow::anyhow!("--token-file {}: {error}", file.display()))?)
+                token.map(Some).map_err(|error| anyhow::anyhow!("--token-file {}: {error}", file.display()))
             }
             None => {
                 let name = "HOSTLER_INTERNAL_TOKEN";
                 let token = Token::from_variable(std::env::var(name).ok().as_deref());
-                token.map_err(|error| anyhow::anyhow!("{name}: {error}"))?
+                token.map_err(|error| anyhow::anyhow!("{name}: {error}"))
             }
-        };
-        Client::new(self.internal.clone(), token)
+        }
     }
+}
+
+/// Examine or compact the store in a data directory, while no host uses it
+#[derive(Args, Debug)]
+pub(crate) struct LogArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) command: LogCommand,
+}
+
+/// What can be done with a data directory.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Say whether the store is whole, and what `host run` would do if it isn't
+    ///
+    /// Reads everything and changes nothing.
+    ///
+    /// Exit codes: 0 a host can start with it, 1 it can't be read or a host uses it, 4 it is damaged: the message names
+    /// file and offset.
+    Verify(LogDirectory),
+
+    /// Print the store's records, oldest first, one JSON object a line
+    ///
+    /// {"sequence":7,"operation":"set","bucket":"default","key":"a","value":"text"} or
+    /// {"sequence":8,"operation":"delete","bucket":"default","key":"a"}. A value that isn't UTF-8 is in "value_base64"
+    /// instead of "value". The changes of one batch have the same sequence. Records that were compacted are gone: each
+    /// key that was there is printed once, with the sequence of the record that set it. Changes nothing.
+    ///
+    /// Exit codes as for verify; what is before the damage is printed.
+    Dump(LogDirectory),
+
+    /// Rewrite the store so that it takes no more room than what it holds
+    ///
+    /// A running host does the same by itself, when it is worth it.
+    ///
+    /// Exit codes as for verify, and 5 if it can't be written; it is as it was then.
+    Compact(LogDirectory),
+}
+
+/// Which store.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogDirectory {
+    /// The data directory of a host, or the folder `store` in it
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
 }
 
 /// Print the completions for a shell
@@ -266,6 +393,7 @@ mod tests {
     #[test]
     fn flags_are_checked_where_they_are_typed() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("host kv set k - -b sessions --internal http://gateway:9090").is_ok());
         assert!(parse("host run -e A=1 -e B= --workers 2 --listen 0.0.0.0:0 --drain-timeout 0s").is_ok());
         for line in [
             "host",
@@ -283,7 +411,17 @@ mod tests {
             "host join --name a --url http://x --health-path healthz",
             "host status --internal 127.0.0.1:9090",
             "host status -o yaml",
+            "host log",
+            "host log verify",
+            "host log repair x",
             "host completions dos",
+            "host kv",
+            "host kv get",
+            "host kv get k v",
+            "host kv set k v w",
+            "host kv list k",
+            "host kv list -o yaml",
+            "host kv get k --bucket a/b",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), i32::from(exit::USAGE), "{line}: {error}");

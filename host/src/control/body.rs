@@ -1,18 +1,31 @@
-//! JSON bodies of requests: small, checked, and complaints name the field.
+//! Bodies of requests: how many bytes they may have, one by one and together; and those that are JSON objects, whose
+//! complaints name the field.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 use problem::{Code, Problem};
 use registry::Namespace;
 use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Failure;
+use crate::linger::linger;
 
-/// Most bytes of a body.
+/// Most bytes of a body, but for values and batches of them.
 pub(super) const LIMIT: usize = 64 << 10;
+
+/// Most bytes that larger bodies have together.
+const ROOM: usize = 64 << 20;
 
 /// For a body to arrive.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,11 +42,10 @@ impl<S: Sync> FromRequest<S> for Fields {
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let headers = request.headers();
         problem::kv::check_content_type(headers.get(CONTENT_TYPE).map(|value| value.as_bytes()))?;
-        let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > LIMIT as u64) {
-            return Err(too_large().into());
-        }
-        let body = read(request.into_body()).await?;
+        let body = read(request.into_body(), LIMIT).await.map_err(|unread| match unread {
+            Unread::TooLong(_) => Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes")),
+            Unread::Failed(problem) => problem,
+        })?;
         match serde_json::from_slice(&body) {
             Ok(Value::Object(fields)) => Ok(Fields(fields)),
             Ok(_) => Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object").into()),
@@ -42,23 +54,95 @@ impl<S: Sync> FromRequest<S> for Fields {
     }
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
-    match tokio::time::timeout(TIMEOUT, to_bytes(body, LIMIT)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::new(Code::InvalidRequest, "the body ended early")),
-        Err(_) => {
-            Err(Problem::new(Code::RequestTimeout, format!("the body did not arrive within {} s", TIMEOUT.as_secs())))
+/// The most that [`read`] will hold of a body.
+pub(super) fn most(body: &Body, limit: usize) -> usize {
+    let announced = body.size_hint().upper().and_then(|upper| usize::try_from(upper).ok());
+    announced.map_or(limit, |announced| announced.min(limit))
+}
+
+/// Why there is no body.
+pub(super) enum Unread {
+    /// It has more bytes than it may: so many, or at least so many.
+    TooLong(usize),
+    /// It didn't arrive.
+    Failed(Problem),
+}
+
+/// Reads a body of at most `limit` bytes. What is left of a longer one is read on for a while, see [`linger`].
+pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, Unread> {
+    tokio::time::timeout(TIMEOUT, collect(body, limit)).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {} s", TIMEOUT.as_secs());
+        Err(Unread::Failed(Problem::new(Code::RequestTimeout, detail)))
+    })
+}
+
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        linger(body);
+        return Err(Unread::TooLong(announced));
+    }
+    let mut held = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Unread::Failed(Problem::new(Code::InvalidRequest, "the body ended early")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if held.len() + data.len() > limit {
+            linger(body);
+            return Err(Unread::TooLong(held.len() + data.len()));
+        }
+        held.extend_from_slice(&data);
+    }
+    Ok(held.freeze())
+}
+
+/// The memory for bodies, of requests and answers, of more than [`LIMIT`] bytes: [`ROOM`], for all of them together.
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Room(Arc::new(Semaphore::new(ROOM / LIMIT)))
+    }
+
+    /// Waits until there is room for `bytes` of a body. It is the body's until the permit is dropped.
+    pub(super) async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let pieces = if bytes > LIMIT { bytes.div_ceil(LIMIT).min(ROOM / LIMIT) } else { 0 };
+        let pieces = u32::try_from(pieces).expect("a room has some thousand pieces");
+        match tokio::time::timeout(TIMEOUT, self.0.clone().acquire_many_owned(pieces)).await {
+            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
+            Err(_) => Err(Problem::new(Code::Overloaded, "too many large bodies at once").retry_after(1)),
         }
     }
 }
 
-fn is_length_limit(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+/// An answer's body that has taken room. Sent piece by piece, because a body is dropped when its last piece is taken, not
+/// when that is sent.
+pub(super) struct Housed {
+    rest: Bytes,
+    _room: OwnedSemaphorePermit,
 }
 
-fn too_large() -> Problem {
-    Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes"))
+impl Housed {
+    pub(super) fn new(bytes: Bytes, room: OwnedSemaphorePermit) -> Self {
+        Housed { rest: bytes, _room: room }
+    }
+}
+
+impl HttpBody for Housed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = self.rest.len().min(LIMIT);
+        Poll::Ready((next > 0).then(|| Ok(Frame::data(self.rest.split_to(next)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
 }
 
 impl Fields {

@@ -2,11 +2,12 @@
 //!
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
-//! [`body::LIMIT`]. Parts: `server` (connections), `auth` (token), `body` (JSON), `registration`, `lookup`, `listing`,
+//! in `body`. Parts: `server` (connections), `auth` (token), `body`, `kv` (the store), `registration`, `lookup`, `listing`,
 //! `readiness`, `own` (which addresses are this host's), `leases` (the passing of time).
 
 mod auth;
 mod body;
+mod kv;
 mod leases;
 mod listing;
 mod lookup;
@@ -30,6 +31,7 @@ use tokio::net::TcpListener;
 
 use crate::token::Token;
 
+pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
 pub(crate) use readiness::{Readiness, Routed};
 
@@ -37,6 +39,8 @@ pub(crate) use readiness::{Readiness, Routed};
 pub(crate) struct Control {
     /// The instances.
     pub(crate) registry: Registry,
+    /// What `/kv` answers from.
+    pub(crate) kv: Kv,
     /// What `/readyz` answers.
     pub(crate) readiness: Readiness,
     /// What requests must show, if anything.
@@ -83,6 +87,10 @@ fn router(control: Arc<Control>) -> Router {
         .route("/api/lookup", post(lookup::lookup))
         .route("/instances", get(listing::instances))
         .route("/components", get(listing::components))
+        .route("/kv/{bucket}", kv::of_bucket())
+        // A key has slashes as it likes. That an empty one is refused is for the store to say.
+        .route("/kv/{bucket}/", kv::of_key())
+        .route("/kv/{bucket}/{*key}", kv::of_key())
         .route("/healthz", get(readiness::alive))
         .route("/livez", get(readiness::alive))
         .route("/readyz", get(readiness::ready))

@@ -38,6 +38,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
     let readiness = Readiness::new([storage]);
     let control = Control {
         registry: registry.clone(),
+        kv: Kv::default(),
         readiness: readiness.clone(),
         token: token.map(|token| Token::new(token).expect("a token")),
         public: "127.0.0.1:8080".parse().expect("an address"),

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::patience::Patience;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use runtime::{Body, BodyError};
+
+use crate::linger::linger;
 
 /// What went wrong with a request's body, if anything did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,29 +38,6 @@ impl Verdict {
             _ => Fault::None,
         }
     }
-}
-
-/// How long the rest of a body that nobody wants is read, in all.
-const LINGER: Duration = Duration::from_secs(10);
-/// Bytes of such a body that are read.
-const LINGER_BYTES: u64 = 64 << 20;
-
-/// Reads on what nobody wants, for a while. To close a connection with bytes unread resets it, and the client may never
-/// see the answer that it got early.
-pub(super) fn linger(mut body: Incoming) {
-    if body.is_end_stream() {
-        return;
-    }
-    tokio::spawn(tokio::time::timeout(LINGER, async move {
-        let mut left = LINGER_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match left.checked_sub(bytes) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
-    }));
 }
 
 /// A request's body. What is left of it when it is dropped is read on for a while, see [`linger`].

@@ -10,9 +10,10 @@ use hyper::body::Incoming;
 use problem::{Code, Problem};
 use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
 
-use super::body::{Download, Fault, Upload, Verdict, linger};
+use super::body::{Download, Fault, Upload, Verdict};
 use super::forwarded::{self, Peer};
 use super::{Edge, Limits, request_id};
+use crate::linger::linger;
 
 /// Answers a request, whatever it is.
 pub(super) async fn answer(

@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use crate::client::HostUrl;
 use crate::telemetry::{LogFormat, LogLevel};
-use crate::value::{Count, Listen, Network, Period, Route, Size, Socket, Wait};
+use crate::value::{Count, Listen, Network, Period, Route, Size, Socket, Sync, Wait};
 
 /// A whole manifest.
 #[derive(Default, Deserialize)]
@@ -70,7 +70,7 @@ pub(super) struct Internal {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table", default)]
 pub(super) struct Store {
     pub(super) backend: Option<Spanned<String>>,
-    pub(super) sync: Option<Spanned<String>>,
+    pub(super) sync: Option<Spanned<Sync>>,
     pub(super) token_file: Option<Spanned<PathBuf>>,
 }
 
@@ -97,6 +97,7 @@ pub(super) struct Component {
     #[serde(default)]
     pub(super) config: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) allowed_outbound_hosts: Option<Spanned<Vec<String>>>,
+    pub(super) key_value_buckets: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) directories: BTreeMap<Spanned<String>, Spanned<Directory>>,
     #[serde(default)]

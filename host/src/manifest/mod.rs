@@ -90,10 +90,22 @@ pub(crate) struct Internal {
 }
 
 /// `[store]`: where values are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
+    /// In a transaction log in the data directory.
+    Durable {
+        /// When a write is made durable.
+        sync: store::SyncPolicy,
+    },
     /// In memory: they are gone when the process ends.
     Memory,
+    /// In the store of another host.
+    Remote {
+        /// Its internal address.
+        url: HostUrl,
+        /// Its token.
+        token: Option<Token>,
+    },
 }
 
 /// `[join]`: the host to register this one's instances with.
@@ -131,6 +143,8 @@ pub(crate) struct Environment {
     pub(crate) internal_token: Option<String>,
     /// `HOSTLER_JOIN_TOKEN`: the token of the host to join.
     pub(crate) join_token: Option<String>,
+    /// `HOSTLER_STORE_TOKEN`: the token of the host whose store is used.
+    pub(crate) store_token: Option<String>,
 }
 
 impl Environment {
@@ -141,6 +155,7 @@ impl Environment {
             api_keys: variable("HOSTLER_API_KEYS"),
             internal_token: variable("HOSTLER_INTERNAL_TOKEN"),
             join_token: variable("HOSTLER_JOIN_TOKEN"),
+            store_token: variable("HOSTLER_STORE_TOKEN"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use registry::{Name, Namespace};
-use runtime::{ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
+use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
 use toml::Spanned;
 
 use super::error::Document;
@@ -195,27 +195,53 @@ impl Resolver<'_> {
     }
 
     fn store(&self, typed: &file::Store) -> Result<Store> {
-        if let Some(backend) = &typed.backend {
-            let name = backend.get_ref().as_str();
-            let message = match name {
-                "memory" => None,
-                "txlog" => Some("the backend \"txlog\" is not in this version; write backend = \"memory\"".to_owned()),
-                url if url.starts_with("http://") || url.starts_with("https://") => Some(
-                    "another host's store as backend is not in this version; write backend = \"memory\"".to_owned(),
-                ),
-                other => Some(format!("there is no backend {other:?}; write backend = \"memory\"")),
-            };
-            if let Some(message) = message {
-                return Err(self.at(backend, message));
+        let Some(backend) = &typed.backend else {
+            return self.durable_store(typed);
+        };
+        match backend.get_ref().as_str() {
+            "txlog" => self.durable_store(typed),
+            "memory" => self.memory_store(typed),
+            url if url.contains("://") => self.remote_store(backend, typed),
+            other => {
+                let message = format!(
+                    "there is no backend {other:?}; write backend = \"txlog\", \"memory\", or another host's internal \
+                     address, like \"http://gateway:9090\""
+                );
+                Err(self.at(backend, message))
             }
         }
+    }
+
+    fn durable_store(&self, typed: &file::Store) -> Result<Store> {
+        self.needs_no_token("txlog", typed)?;
+        let sync = typed.sync.as_ref().map_or(store::SyncPolicy::Always, |sync| sync.get_ref().0);
+        Ok(Store::Durable { sync })
+    }
+
+    fn memory_store(&self, typed: &file::Store) -> Result<Store> {
+        self.needs_no_token("memory", typed)?;
+        match &typed.sync {
+            Some(sync) => Err(self.at(sync, "the backend \"memory\" syncs nothing; remove this line")),
+            None => Ok(Store::Memory),
+        }
+    }
+
+    fn needs_no_token(&self, backend: &str, typed: &file::Store) -> Result<()> {
+        match &typed.token_file {
+            Some(token) => Err(self.at(token, format!("the backend \"{backend}\" needs no token; remove this line"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Another host's store, which need not be there yet.
+    fn remote_store(&self, backend: &Spanned<String>, typed: &file::Store) -> Result<Store> {
         if let Some(sync) = &typed.sync {
-            return Err(self.at(sync, "the backend \"memory\" syncs nothing; remove this line"));
+            return Err(self.at(sync, "the other host decides when its store is synced; remove this line"));
         }
-        if let Some(token) = &typed.token_file {
-            return Err(self.at(token, "the backend \"memory\" needs no token; remove this line"));
-        }
-        Ok(Store::Memory)
+        let url = backend.get_ref();
+        let url = url.parse().map_err(|error| self.at(backend, format!("\"{}\": {error}", url.escape_debug())))?;
+        let variable = ("HOSTLER_STORE_TOKEN", self.process.store_token.as_deref());
+        Ok(Store::Remote { url, token: self.token(variable, typed.token_file.as_ref())? })
     }
 
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {
@@ -353,6 +379,7 @@ impl Resolver<'_> {
             Some(rules) => OutboundPolicy::parse(rules.get_ref()).map_err(|error| self.at(rules, error))?,
             None => OutboundPolicy::default(),
         };
+        let buckets = typed.key_value_buckets.map_or(Ok(Buckets::default()), |names| self.buckets(names))?;
         let directories = typed.directories.into_iter();
         let directories = directories.map(|(guest, host)| self.directory(guest, host)).collect::<Result<_>>()?;
         let sockets = typed.sockets.into_iter().map(|socket| SocketRule { address: socket.0 }).collect();
@@ -387,6 +414,7 @@ impl Resolver<'_> {
                 environment,
                 config,
                 outbound,
+                buckets,
                 directories,
                 sockets,
                 limits,
@@ -465,6 +493,20 @@ impl Resolver<'_> {
             Ok((key.into_inner(), value.into_inner()))
         });
         pairs.collect()
+    }
+
+    fn buckets(&self, typed: Vec<Spanned<String>>) -> Result<Buckets> {
+        let mut buckets = Vec::with_capacity(typed.len());
+        for name in &typed {
+            if name.get_ref() == "*" {
+                return Ok(Buckets::All);
+            }
+            let bucket = name.get_ref().parse();
+            buckets.push(bucket.map_err(|error| {
+                self.at(name, format!("\"{}\": {error}; \"*\" stands for all", name.get_ref().escape_debug()))
+            })?);
+        }
+        Ok(Buckets::Only(buckets))
     }
 
     fn directory(&self, guest: Spanned<String>, host: Spanned<file::Directory>) -> Result<Directory> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use runtime::Buckets;
+
 use super::*;
 use crate::cli::RunArgs;
 use crate::value::{Listen, Wait};
@@ -166,6 +168,17 @@ fn everything_can_be_said() {
 }
 
 #[test]
+fn the_store_is_durable_unless_it_is_told_otherwise() {
+    let store = |lines: &str| loaded(&format!("[store]\n{lines}")).store;
+    assert_eq!(loaded("").store, Store::Durable { sync: store::SyncPolicy::Always });
+    assert_eq!(store("backend = 'txlog'"), Store::Durable { sync: store::SyncPolicy::Always });
+    assert_eq!(store("sync = 'never'"), Store::Durable { sync: store::SyncPolicy::Never });
+    let sync = store::SyncPolicy::Every(Duration::from_millis(100));
+    assert_eq!(store("backend = 'txlog'\nsync = '100ms'"), Store::Durable { sync });
+    assert_eq!(store("backend = 'memory'"), Store::Memory);
+}
+
+#[test]
 fn flags_beat_the_manifest_and_variables_beat_files() {
     let folder = folder();
     let args = RunArgs {
@@ -293,11 +306,21 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         ("[internal]\nlisten = '0.0.0.0:0'".into(), 2, &["HOSTLER_INTERNAL_TOKEN", "allow-unauthenticated = true"]),
         ("[public]\nlisten = '127.0.0.1:9090'".into(), 0, &["also the public address", ":2)", "another port"]),
         // The store.
-        ("[store]\nbackend = 'txlog'".into(), 2, &["\"txlog\" is not in this version", "backend = \"memory\""]),
-        ("[store]\nbackend = 'http://gateway:9090'".into(), 2, &["not in this version", "backend = \"memory\""]),
-        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\""]),
-        ("[store]\nsync = 'always'".into(), 2, &["syncs nothing", "remove this line"]),
-        ("[store]\ntoken-file = 'token'".into(), 2, &["needs no token", "remove this line"]),
+        ("[store]\nbackend = 'http://gateway:9090/kv'".into(), 2, &["it has a path", "\"http://127.0.0.1:9090\""]),
+        ("[store]\nbackend = 'ftp://gateway'".into(), 2, &["\"ftp://gateway\": it doesn't begin with http://"]),
+        ("[store]\nbackend = 'http://g:1'\nsync = 'always'".into(), 3, &["the other host decides", "remove this line"]),
+        ("[store]\nbackend = 'http://g:1'\ntoken-file = 'nowhere'".into(), 3, &["nowhere", "can't be read"]),
+        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\"", "\"txlog\"", "\"http://gateway:9090\""]),
+        ("[store]\nbackend = ''".into(), 2, &["there is no backend \"\""]),
+        ("[store]\nbackend = 'memory'\nsync = 'always'".into(), 3, &["syncs nothing", "remove this line"]),
+        ("[store]\nsync = 'sometimes'".into(), 2, &["\"sometimes\"", "\"always\", \"never\"", "\"100ms\""]),
+        ("[store]\nsync = '0ms'".into(), 2, &["too short", "1ms"]),
+        ("[store]\nsync = '100'".into(), 2, &["not a duration", "ms"]),
+        ("[store]\nsync = 100".into(), 2, &["an interval like \"100ms\""]),
+        ("[store]\ntoken-file = 'token'".into(), 2, &["\"txlog\" needs no token", "remove this line"]),
+        ("[store]\nbackend = 'memory'\ntoken-file = 'token'".into(), 3, &["\"memory\" needs no token"]),
+        (component("key-value-buckets = ['default',\n 'a/b']"), 4, &["\"a/b\"", "at most 64 characters", "\"*\""]),
+        (component("key-value-buckets = 'default'"), 3, &["expected a sequence"]),
         // Joining.
         ("[join]\nurl = 'http://gateway:9090'".into(), 1, &["the key \"advertise\" is missing"]),
         ("[join]\nurl = 'gateway'\nadvertise = 'http://x'".into(), 2, &["http://127.0.0.1:9090"]),
@@ -319,6 +342,33 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         }
         assert_eq!(error.lines().count(), 1, "more than a line: {error}");
     }
+}
+
+#[test]
+fn buckets_are_granted_by_name() {
+    let buckets = |lines: &str| {
+        let text = format!("[components.a]\nsource = 'builtin:echo'\nroute = '/'\n{lines}");
+        loaded(&text).components[0].spec.buckets.clone()
+    };
+    let only = |names: &[&str]| Buckets::Only(names.iter().map(|name| name.parse().expect("a name")).collect());
+    assert_eq!(buckets(""), only(&["default"]));
+    assert_eq!(buckets("key-value-buckets = ['sessions', '']"), only(&["sessions", "default"]));
+    assert_eq!(buckets("key-value-buckets = []"), only(&[]));
+    assert_eq!(buckets("key-value-buckets = ['default', '*']"), Buckets::All);
+}
+
+#[test]
+fn the_store_of_another_host_is_named_by_its_address() {
+    let url = || "http://gateway:9090".parse().expect("an address");
+    let token = |text| Some(Token::new(text).expect("a token"));
+    let text = "[store]\nbackend = 'http://gateway:9090/'\n";
+    assert_eq!(loaded("").store, Store::Memory);
+    assert_eq!(loaded(text).store, Store::Remote { url: url(), token: None });
+    let text = format!("{text}token-file = 'token'\n");
+    assert_eq!(loaded(&text).store, Store::Remote { url: url(), token: token("s3cret") });
+    let process = Environment { store_token: Some("t0ken".to_owned()), ..Environment::default() };
+    let manifest = load_from(folder().path(), &text, RunArgs::default(), &process).expect("it is right");
+    assert_eq!(manifest.store, Store::Remote { url: url(), token: token("t0ken") });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-pub(crate) use writer::Guard;
+pub(crate) use writer::{Flush, Guard};
 
 /// Libraries whose own events interest nobody below `warn`, whatever level the host logs at: they would log every
 /// request, or every function they compile.

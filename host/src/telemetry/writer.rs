@@ -29,6 +29,8 @@ pub(super) struct Lines {
 
 enum Entry {
     Line(Vec<u8>),
+    /// All lines before it are to be written, and this told.
+    Flush(SyncSender<()>),
     Stop,
 }
 
@@ -44,6 +46,12 @@ struct Shared {
 pub(crate) struct Guard {
     queue: SyncSender<Entry>,
     stopped: Receiver<()>,
+}
+
+/// Has what was logged so far written, from any thread: for one that is about to end the process.
+#[derive(Clone)]
+pub(crate) struct Flush {
+    queue: SyncSender<Entry>,
 }
 
 /// Starts the writing thread.
@@ -69,28 +77,64 @@ pub(super) fn start(output: impl Write + Send + 'static) -> (Lines, Guard) {
 
 /// Returns at [`Entry::Stop`]. A log that can't be written can't be reported either, so errors are passed over.
 fn write_lines(entries: &Receiver<Entry>, shared: &Shared, mut output: impl Write) {
-    while let Ok(Entry::Line(line)) = entries.recv() {
-        shared.queued.fetch_sub(line.len(), Ordering::Relaxed);
-        let _ = output.write_all(&line);
-        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let _ = writeln!(output, r#"{{"level":"WARN","message":"log lines were dropped","lines":{dropped}}}"#);
+    while let Ok(entry) = entries.recv() {
+        match entry {
+            Entry::Line(line) => {
+                shared.queued.fetch_sub(line.len(), Ordering::Relaxed);
+                let _ = output.write_all(&line);
+                let dropped = shared.dropped.swap(0, Ordering::Relaxed);
+                if dropped > 0 {
+                    let _ =
+                        writeln!(output, r#"{{"level":"WARN","message":"log lines were dropped","lines":{dropped}}}"#);
+                }
+            }
+            Entry::Flush(flushed) => {
+                let _ = output.flush();
+                // Whoever asked may have given up waiting.
+                let _ = flushed.try_send(());
+            }
+            Entry::Stop => break,
         }
     }
     let _ = output.flush();
 }
 
+impl Guard {
+    /// To write what is queued before the guard is dropped.
+    pub(crate) fn flush(&self) -> Flush {
+        Flush { queue: self.queue.clone() }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         let deadline = Instant::now() + FLUSH;
-        while let Err(TrySendError::Full(_)) = self.queue.try_send(Entry::Stop) {
-            if Instant::now() >= deadline {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if enqueue(&self.queue, || Entry::Stop, deadline) {
+            let _ = self.stopped.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
-        let _ = self.stopped.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
+}
+
+impl Flush {
+    /// Returns when all lines that are queued now are written, or when it has waited so long for it.
+    pub(crate) fn wait(&self, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        let (flushed, done) = sync_channel(1);
+        if enqueue(&self.queue, || Entry::Flush(flushed.clone()), deadline) {
+            let _ = done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// Puts something behind the lines, as soon as there is room. False if there was none until `deadline`.
+fn enqueue(queue: &SyncSender<Entry>, entry: impl Fn() -> Entry, deadline: Instant) -> bool {
+    while let Err(TrySendError::Full(_)) = queue.try_send(entry()) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 impl<'a> MakeWriter<'a> for Lines {
@@ -165,6 +209,19 @@ mod tests {
         let arrived = written.lines().filter(|line| *line == "line").count();
         assert_eq!(arrived as u64 + dropped, total as u64);
         assert!(written.contains(&format!("\"lines\":{dropped}")), "{dropped}");
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_logged_before_and_not_for_ever() {
+        let (open, gate) = channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let (lines, guard) = start(Slow { gate: Some(gate), written: Arc::clone(&written) });
+        (&lines).write_all(b"before\n").expect("never fails");
+        guard.flush().wait(Duration::from_millis(1));
+        assert_eq!(*written.lock().expect("no panics"), b"", "stderr is stalled");
+        drop(open);
+        guard.flush().wait(Duration::from_secs(60));
+        assert_eq!(*written.lock().expect("no panics"), b"before\n");
     }
 
     #[test]

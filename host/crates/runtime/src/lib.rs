@@ -27,10 +27,11 @@ mod template;
 mod worker;
 
 pub use body::{Body, BodyError, empty, full};
+pub use capabilities::store_error_code;
 pub use check::{Import, LoadError, Missing, Report, World};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
 pub use outbound::{OutboundPolicy, OutboundRuleError};
 pub use remote::{HOPS, remove_hop_by_hop};
 pub use runtime::{Compiler, Config, Runtime, StartError};
-pub use spec::{ComponentSpec, Directory, HealthCheck, Limits, SocketRule};
+pub use spec::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, SocketRule};
 pub use worker::Worker;

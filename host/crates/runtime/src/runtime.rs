@@ -121,6 +121,7 @@ impl Runtime {
                 pre,
                 config: Arc::new(spec.config.into_iter().collect::<WasiConfigVariables>()),
                 outbound: Arc::new(spec.outbound),
+                buckets: Arc::new(spec.buckets),
                 directories: spec.directories,
                 sockets: spec.sockets.into(),
                 limits: spec.limits,

@@ -25,6 +25,8 @@ pub struct ComponentSpec {
     pub config: Vec<(String, String)>,
     /// Where its guests may send requests, apart from the namespaces of this host.
     pub outbound: OutboundPolicy,
+    /// The buckets of the store that its guests may open.
+    pub buckets: Buckets,
     /// The directories its guests see.
     pub directories: Vec<Directory>,
     /// The addresses its guests may open sockets to. None: no sockets.
@@ -40,6 +42,41 @@ impl ComponentSpec {
     pub fn digest(&self) -> String {
         use sha2::Digest;
         sha2::Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Which buckets of the store a component may open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Buckets {
+    /// Any.
+    All,
+    /// These.
+    Only(Vec<store::Bucket>),
+}
+
+/// The default bucket.
+impl Default for Buckets {
+    fn default() -> Self {
+        Self::Only(vec![store::Bucket::default()])
+    }
+}
+
+impl Buckets {
+    pub(crate) fn allows(&self, bucket: &store::Bucket) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(buckets) => buckets.contains(bucket),
+        }
+    }
+
+    /// The manifest line that would allow this bucket too.
+    pub(crate) fn line_allowing(&self, bucket: &store::Bucket) -> String {
+        let allowed: &[_] = match self {
+            Self::All => &[],
+            Self::Only(buckets) => buckets,
+        };
+        let names: Vec<String> = allowed.iter().chain([bucket]).map(|bucket| format!("\"{bucket}\"")).collect();
+        format!("key-value-buckets = [{}]", names.join(", "))
     }
 }
 

@@ -7,6 +7,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::capabilities::keyvalue::KeyValue;
 use crate::capabilities::outgoing::Outgoing;
 use crate::limiter::Limiter;
 
@@ -18,7 +19,7 @@ pub(crate) struct GuestState {
     pub(crate) outgoing: Outgoing,
     pub(crate) limiter: Limiter,
     pub(crate) config: Arc<WasiConfigVariables>,
-    pub(crate) store: Arc<dyn store::Store>,
+    pub(crate) key_value: KeyValue,
     pub(crate) registry: registry::Registry,
 }
 

@@ -15,11 +15,12 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::WasiHttpCtx;
 use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 
+use crate::capabilities::keyvalue::KeyValue;
 use crate::capabilities::logging::{LogStream, Stream};
 use crate::capabilities::outgoing::Outgoing;
 use crate::guest::Guest;
 use crate::limiter::Limiter;
-use crate::spec::{Directory, Limits, SocketRule};
+use crate::spec::{Buckets, Directory, Limits, SocketRule};
 use crate::state::GuestState;
 use crate::worker::Worker;
 
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) pre: ProxyPre<GuestState>,
     pub(crate) config: Arc<WasiConfigVariables>,
     pub(crate) outbound: Arc<crate::OutboundPolicy>,
+    pub(crate) buckets: Arc<Buckets>,
     pub(crate) directories: Vec<Directory>,
     pub(crate) sockets: Arc<[SocketRule]>,
     pub(crate) limits: Limits,
@@ -106,7 +108,13 @@ impl Template {
             ),
             limiter: Limiter::new(limits.memory, limits.table_elements),
             config: self.shared.config.clone(),
-            store: self.worker.store().clone(),
+            key_value: KeyValue {
+                store: self.worker.store().clone(),
+                buckets: self.shared.buckets.clone(),
+                guest: guest.clone(),
+                component: self.shared.component.clone(),
+                instance: self.name.clone(),
+            },
             registry: self.worker.registry().clone(),
         };
         let mut store = Store::new(&self.shared.engine, state);

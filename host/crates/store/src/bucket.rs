@@ -1,5 +1,6 @@
 //! The name of a bucket: a set of keys of its own.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -25,6 +26,13 @@ impl Bucket {
 impl Default for Bucket {
     fn default() -> Self {
         Self("default".into())
+    }
+}
+
+/// In order and equal as its name is.
+impl Borrow<str> for Bucket {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -33,18 +33,30 @@ pub enum Error {
         /// Keys it may have.
         limit: usize,
     },
+    /// The batch has more bytes than [`Limits::batch_bytes`](crate::Limits::batch_bytes).
+    #[error("the batch has {len} bytes of keys and values; at most {limit} are allowed: split it")]
+    BatchTooHeavy {
+        /// Bytes it has.
+        len: usize,
+        /// Bytes it may have.
+        limit: usize,
+    },
     /// `increment` of a value that is not the decimal text of an `i64`.
     #[error("the value is not a whole number in decimal digits")]
     NotANumber,
     /// `increment` beyond the range of an `i64`; the value is unchanged.
     #[error("the sum is beyond the range of a signed 64-bit integer")]
     Overflow,
-    /// There is no room for the write. Reads go on, deletes make room, and writes work again once there is some.
+    /// The store holds as much as it may. Reads go on, deletes make room, and writes work again once there is some.
     #[error("the store is full ({limit} bytes): delete keys or raise its limit")]
     Full {
         /// Bytes it may hold.
         limit: u64,
     },
+    /// The disk that the store writes to has no room. Reads go on, and writes work again once there is some. Deletes
+    /// don't make any at once: they are written down too.
+    #[error("the store's disk is full: make room on it; nothing was lost, and reads go on")]
+    DiskFull,
     /// The backend can't be reached right now; trying again later makes sense. A write may or may not have happened.
     #[error("the store can't be reached: {0}")]
     Unavailable(String),

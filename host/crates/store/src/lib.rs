@@ -2,6 +2,7 @@
 //!
 //! - [`Store`]: the contract; everything else in this program sees the store as `Arc<dyn Store>`.
 //! - [`Bucket`], [`Limits`], [`Error`]: what goes in, and what can go wrong.
+//! - [`DurableStore`]: the backend that keeps its data on disk; see [`durable`].
 //! - [`MemoryStore`]: the backend that forgets everything when the process ends.
 //! - `contract` (feature `contract-tests`): the tests that every backend has to pass.
 //!
@@ -28,10 +29,12 @@
 mod bucket;
 #[cfg(any(test, feature = "contract-tests"))]
 pub mod contract;
+pub mod durable;
 mod error;
 mod limits;
 mod memory;
 mod table;
+mod transaction;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +42,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 pub use bucket::{Bucket, InvalidBucket};
+pub use durable::{DurableStore, SyncPolicy};
 pub use error::Error;
 pub use limits::Limits;
 pub use memory::MemoryStore;
@@ -53,8 +57,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// Keys are text of 1 byte to [`Limits::key`] bytes, in the order of their bytes. Every method checks its keys and values
 /// against the store's limits first, and fails with [`Error::EmptyKey`], [`Error::KeyTooLarge`],
-/// [`Error::ValueTooLarge`] or [`Error::BatchTooLarge`]. Every write can fail with [`Error::Full`], and everything with
-/// [`Error::Unavailable`] and [`Error::Failed`]. Further errors are named at the method.
+/// [`Error::ValueTooLarge`], [`Error::BatchTooLarge`] or [`Error::BatchTooHeavy`]. Every write can fail with
+/// [`Error::Full`] and [`Error::DiskFull`], and everything with [`Error::Unavailable`] and [`Error::Failed`]. Further
+/// errors are named at the method.
 ///
 /// A bucket exists while it has a key; one without keys can't be told from one that never was.
 pub trait Store: Send + Sync + 'static {
@@ -108,7 +113,8 @@ pub trait Store: Send + Sync + 'static {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>>;
 
-    /// Sets several keys, all or none. Of a key that occurs twice, the last value counts. At most [`Limits::batch`].
+    /// Sets several keys, all or none. Of a key that occurs twice, the last value counts. At most [`Limits::batch`], and
+    /// [`Limits::batch_bytes`] of keys and values.
     fn set_many<'a>(&'a self, bucket: &'a Bucket, values: Vec<(String, Value)>) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Removes several keys, all or none. One that doesn't exist is no error. At most [`Limits::batch`].

@@ -15,12 +15,14 @@ pub struct Limits {
     pub total: u64,
     /// Keys in one batch or one page.
     pub batch: usize,
+    /// Bytes of all keys and values in one batch to be set.
+    pub batch_bytes: usize,
 }
 
-/// Keys of 1 KiB, values of 1 MiB, 1 GiB in total, 1,000 keys in a batch.
+/// Keys of 1 KiB, values of 1 MiB, 1 GiB in total, 1,000 keys and 16 MiB in a batch.
 impl Default for Limits {
     fn default() -> Self {
-        Self { key: 1 << 10, value: 1 << 20, total: 1 << 30, batch: 1000 }
+        Self { key: 1 << 10, value: 1 << 20, total: 1 << 30, batch: 1000, batch_bytes: 16 << 20 }
     }
 }
 
@@ -61,16 +63,20 @@ impl Limits {
         keys.iter().try_for_each(|key| self.check_key(key))
     }
 
-    /// Refuses a batch of too many keys, or with a bad key or value.
+    /// Refuses a batch of too many keys or bytes, or with a bad key or value.
     ///
     /// # Errors
-    /// [`Error::BatchTooLarge`], and those of [`Limits::check_key`] and [`Limits::check_value`].
+    /// [`Error::BatchTooLarge`], [`Error::BatchTooHeavy`], and those of [`Limits::check_key`] and [`Limits::check_value`].
     pub fn check_values(&self, values: &[(String, Bytes)]) -> Result<(), Error> {
         self.check_batch(values.len())?;
         values.iter().try_for_each(|(key, value)| {
             self.check_key(key)?;
             self.check_value(value)
-        })
+        })?;
+        match values.iter().map(|(key, value)| key.len() + value.len()).sum() {
+            len if len > self.batch_bytes => Err(Error::BatchTooHeavy { len, limit: self.batch_bytes }),
+            _ => Ok(()),
+        }
     }
 
     fn check_batch(&self, len: usize) -> Result<(), Error> {

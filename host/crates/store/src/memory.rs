@@ -4,24 +4,30 @@
 //! of threads) rarely meet at it, and readers don't exclude each other. Shards would make reads no faster, and would make
 //! batches that are atomic and pages in key order slow or complicated. Bounded by [`Limits::total`].
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-use bytes::Bytes;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use crate::table::Table;
+use crate::transaction::{Pending, Transaction, own};
 use crate::{BoxFuture, Bucket, Error, Limits, Page, Stats, Store, Swap, Value, Versioned};
 
 /// A [`Store`] that keeps everything in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
     limits: Limits,
-    table: RwLock<Table>,
+    kept: RwLock<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    table: Table,
+    /// The number of the newest write.
+    sequence: u64,
 }
 
 impl MemoryStore {
     /// An empty store.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, table: RwLock::new(Table::new()) }
+        Self { limits, kept: RwLock::new(Kept { table: Table::new(), sequence: 0 }) }
     }
 
     /// Its bounds.
@@ -29,27 +35,24 @@ impl MemoryStore {
         &self.limits
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Table> {
+    fn read(&self) -> RwLockReadGuard<'_, Kept> {
         // Nothing panics under the lock but a failed allocation, which aborts.
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check_room(&self, table: &Table, bucket: &Bucket, key: &str, value: usize) -> Result<(), Error> {
-        self.check_room_for(table, bucket, [(key, value)])
-    }
-
-    fn check_room_for<'a>(
-        &self,
-        table: &Table,
-        bucket: &Bucket,
-        writes: impl IntoIterator<Item = (&'a str, usize)>,
-    ) -> Result<(), Error> {
-        let limit = self.limits.total;
-        if table.overflows(bucket, writes, limit) { Err(Error::Full { limit }) } else { Ok(()) }
+    fn write<T>(&self, bucket: &Bucket, decide: impl FnOnce(&mut Transaction<'_>) -> T) -> T {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        let Kept { table, sequence } = &mut *kept;
+        let mut pending = Pending::over(table);
+        let mut transaction = Transaction::new(&self.limits, table, &pending, bucket);
+        let decided = decide(&mut transaction);
+        let changes = transaction.into_changes();
+        *sequence += 1;
+        pending.add(table, bucket, changes, *sequence);
+        let old = pending.publish(table);
+        drop(kept);
+        drop(old);
+        decided
     }
 }
 
@@ -60,17 +63,11 @@ impl Default for MemoryStore {
     }
 }
 
-/// A copy of its own: what came in may be a slice of a whole request, which it would keep alive uncounted.
-fn own(value: &Value) -> Value {
-    Bytes::copy_from_slice(value)
-}
-
-// Old values are dropped after the lock is released: freeing a large one takes longer than the write itself.
 impl Store for MemoryStore {
     fn get<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            Ok(self.read().get(bucket, key).cloned())
+            Ok(self.read().table.get(bucket, key).cloned())
         })
     }
 
@@ -79,27 +76,21 @@ impl Store for MemoryStore {
             self.limits.check_key(key)?;
             self.limits.check_value(&value)?;
             let value = own(&value);
-            let mut table = self.write();
-            self.check_room(&table, bucket, key, value.len())?;
-            let old = table.set(bucket, key, value);
-            drop(table);
-            drop(old);
-            Ok(())
+            self.write(bucket, |transaction| transaction.set(key, value))
         })
     }
 
     fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            let old = self.write().delete(bucket, key);
-            Ok(old.is_some())
+            Ok(self.write(bucket, |transaction| transaction.delete(key)))
         })
     }
 
     fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            Ok(self.read().get(bucket, key).is_some())
+            Ok(self.read().table.get(bucket, key).is_some())
         })
     }
 
@@ -109,32 +100,20 @@ impl Store for MemoryStore {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Page, Error>> {
-        Box::pin(async move { Ok(self.read().page(bucket, after, self.limits.page(limit))) })
+        Box::pin(async move { Ok(self.read().table.page(bucket, after, self.limits.page(limit))) })
     }
 
     fn increment<'a>(&'a self, bucket: &'a Bucket, key: &'a str, delta: i64) -> BoxFuture<'a, Result<i64, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            let mut table = self.write();
-            let number = match table.get(bucket, key) {
-                Some(value) => parse_number(value)?,
-                None => 0,
-            };
-            let sum = number.checked_add(delta).ok_or(Error::Overflow)?;
-            let text = Value::from(sum.to_string());
-            self.limits.check_value(&text)?;
-            self.check_room(&table, bucket, key, text.len())?;
-            let old = table.set(bucket, key, text);
-            drop(table);
-            drop(old);
-            Ok(sum)
+            self.write(bucket, |transaction| transaction.increment(key, delta))
         })
     }
 
     fn read_versioned<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Versioned, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            Ok(self.read().get_versioned(bucket, key))
+            Ok(self.read().table.get_versioned(bucket, key))
         })
     }
 
@@ -149,15 +128,7 @@ impl Store for MemoryStore {
             self.limits.check_key(key)?;
             self.limits.check_value(&value)?;
             let value = own(&value);
-            let mut table = self.write();
-            if table.version(bucket, key) != version {
-                return Ok(Swap::Conflict(table.get_versioned(bucket, key)));
-            }
-            self.check_room(&table, bucket, key, value.len())?;
-            let old = table.set(bucket, key, value);
-            drop(table);
-            drop(old);
-            Ok(Swap::Done)
+            self.write(bucket, |transaction| transaction.swap(key, version, value))
         })
     }
 
@@ -168,48 +139,37 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
-            let table = self.read();
-            Ok(keys.iter().map(|key| table.get(bucket, key).cloned()).collect())
+            let kept = self.read();
+            Ok(keys.iter().map(|key| kept.table.get(bucket, key).cloned()).collect())
         })
     }
 
     fn set_many<'a>(&'a self, bucket: &'a Bucket, values: Vec<(String, Value)>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.limits.check_values(&values)?;
-            let values: Vec<_> = values.into_iter().map(|(key, value)| (key, own(&value))).collect();
-            let mut table = self.write();
-            let sizes = values.iter().map(|(key, value)| (key.as_str(), value.len()));
-            self.check_room_for(&table, bucket, sizes)?;
-            let old: Vec<_> = values.into_iter().map(|(key, value)| table.set(bucket, &key, value)).collect();
-            drop(table);
-            drop(old);
-            Ok(())
+            let values = values.into_iter().map(|(key, value)| (key, own(&value))).collect();
+            self.write(bucket, |transaction| transaction.set_many(values))
         })
     }
 
     fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
-            let mut table = self.write();
-            let old: Vec<_> = keys.iter().map(|key| table.delete(bucket, key)).collect();
-            drop(table);
-            drop(old);
+            self.write(bucket, |transaction| transaction.delete_many(keys));
             Ok(())
         })
     }
 
     fn stats(&self) -> Stats {
-        self.read().stats()
+        self.read().table.stats()
     }
-}
-
-fn parse_number(value: &[u8]) -> Result<i64, Error> {
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(Error::NotANumber)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use bytes::Bytes;
 
     use super::*;
 

@@ -1,17 +1,18 @@
-//! The keys and values themselves, with their versions. A plain data structure: no lock, no limits on single keys.
+//! The keys and values themselves, with their versions. A plain data structure: no lock, no limits.
 //!
 //! # Versions
 //!
-//! A key's version is the number of the write that made it. For a key that isn't there, it would take a tombstone for
-//! ever to remember its last deletion; instead, deletions are remembered in a fixed number of stripes, by the key's hash:
-//! an absent key's version is the number of the last deletion in its stripe. So a key that was created and deleted since
-//! is always noticed; that another key's deletion is taken for it happens rarely, and costs a retry.
+//! A key's version is the number of the write that made it; whoever writes numbers the writes, upwards. For a key that
+//! isn't there, it would take a tombstone for ever to remember its last deletion; instead, deletions are remembered in a
+//! fixed number of stripes, by the key's hash: an absent key's version is the number of the last deletion in its stripe.
+//! So a key that was created and deleted since is always noticed; that another key's deletion is taken for it happens
+//! rarely, and costs a retry.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 
-use crate::{Bucket, Limits, Page, Stats, Value, Versioned};
+use crate::{Bucket, Page, Stats, Value, Versioned};
 
 const STRIPES: usize = 1024;
 
@@ -20,8 +21,6 @@ pub(crate) struct Table {
     /// Buckets without keys are dropped.
     buckets: BTreeMap<Bucket, BTreeMap<Box<str>, Entry>>,
     stats: Stats,
-    /// The number of the newest write.
-    sequence: u64,
     /// The number of the newest deletion, by stripe.
     deleted: Box<[u64]>,
     hasher: RandomState,
@@ -38,7 +37,6 @@ impl Table {
         Self {
             buckets: BTreeMap::new(),
             stats: Stats::default(),
-            sequence: 0,
             deleted: vec![0; STRIPES].into(),
             hasher: RandomState::new(),
         }
@@ -48,15 +46,17 @@ impl Table {
         self.stats
     }
 
+    /// The bucket of this name, if it has keys.
+    pub(crate) fn bucket(&self, name: &str) -> Option<&Bucket> {
+        self.buckets.get_key_value(name).map(|(bucket, _)| bucket)
+    }
+
     pub(crate) fn get(&self, bucket: &Bucket, key: &str) -> Option<&Value> {
         Some(&self.entry(bucket, key)?.value)
     }
 
     pub(crate) fn get_versioned(&self, bucket: &Bucket, key: &str) -> Versioned {
-        match self.entry(bucket, key) {
-            Some(entry) => Versioned { value: Some(entry.value.clone()), version: entry.version },
-            None => Versioned { value: None, version: self.deleted[self.stripe(bucket, key)] },
-        }
+        Versioned { value: self.get(bucket, key).cloned(), version: self.version(bucket, key) }
     }
 
     pub(crate) fn version(&self, bucket: &Bucket, key: &str) -> u64 {
@@ -71,18 +71,16 @@ impl Table {
         let Some(keys) = self.buckets.get(bucket) else {
             return Page::default();
         };
-        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = keys.range::<str, _>((after, Bound::Unbounded)).map(|(key, _)| key);
+        let mut rest = keys.range::<str, _>(behind(after)).map(|(key, _)| key);
         let keys: Vec<String> = rest.by_ref().take(limit).map(|key| key.to_string()).collect();
         let next = rest.next().and_then(|_| keys.last().cloned());
         Page { keys, next }
     }
 
     /// Sets a key and returns the value it had.
-    pub(crate) fn set(&mut self, bucket: &Bucket, key: &str, value: Value) -> Option<Value> {
-        self.sequence += 1;
+    pub(crate) fn set(&mut self, bucket: &Bucket, key: &str, value: Value, version: u64) -> Option<Value> {
         let size = value.len() as u64;
-        let new = Entry { value, version: self.sequence };
+        let new = Entry { value, version };
         // `entry` would need an owned bucket and an owned key for every write, also to what exists already.
         if !self.buckets.contains_key(bucket) {
             self.buckets.insert(bucket.clone(), BTreeMap::new());
@@ -100,39 +98,38 @@ impl Table {
         None
     }
 
-    /// Removes a key and returns the value it had.
-    pub(crate) fn delete(&mut self, bucket: &Bucket, key: &str) -> Option<Value> {
+    /// Removes a key and returns the value it had. A key that isn't there has been deleted at `version` all the same.
+    pub(crate) fn delete(&mut self, bucket: &Bucket, key: &str, version: u64) -> Option<Value> {
+        let stripe = self.stripe(bucket, key);
+        self.deleted[stripe] = version;
         let keys = self.buckets.get_mut(bucket)?;
         let old = keys.remove(key)?.value;
         if keys.is_empty() {
             self.buckets.remove(bucket);
         }
-        self.sequence += 1;
-        let stripe = self.stripe(bucket, key);
-        self.deleted[stripe] = self.sequence;
         self.stats.keys -= 1;
         self.stats.bytes -= (key.len() + old.len()) as u64;
         Some(old)
     }
 
-    /// Whether the store would hold more than it does, and more than `total`, after setting `writes`. Of a key that
-    /// occurs twice, the last value counts.
-    pub(crate) fn overflows<'a>(
-        &self,
-        bucket: &Bucket,
-        writes: impl IntoIterator<Item = (&'a str, usize)>,
-        total: u64,
-    ) -> bool {
-        let mut last = BTreeMap::new();
-        last.extend(writes);
-        let cost = |key: &str, value: usize| (key.len() + value) as u64 + Limits::KEY_OVERHEAD;
-        let (mut before, mut after) = (0, 0);
-        for (key, value) in last {
-            before += self.get(bucket, key).map_or(0, |old| cost(key, old.len()));
-            after += cost(key, value);
-        }
-        let held = self.stats.bytes + self.stats.keys * Limits::KEY_OVERHEAD;
-        after > before && held - before + after > total
+    /// Takes every absent key for deleted at `version`: for a table that was rebuilt from what is there, and knows
+    /// nothing of what was.
+    pub(crate) fn forget_deletions(&mut self, version: u64) {
+        self.deleted.fill(version);
+    }
+
+    /// The keys behind `after`, in order of bucket and key, with their values and versions.
+    pub(crate) fn entries_after<'a>(
+        &'a self,
+        after: Option<(&'a str, &'a str)>,
+    ) -> impl Iterator<Item = (&'a Bucket, &'a str, &'a Value, u64)> {
+        let from = after.map_or(Bound::Unbounded, |(bucket, _)| Bound::Included(bucket));
+        let buckets = self.buckets.range::<str, _>((from, Bound::Unbounded));
+        buckets.flat_map(move |(bucket, keys)| {
+            let after = after.filter(|(name, _)| *name == bucket.as_str()).map(|(_, key)| key);
+            let entries = keys.range::<str, _>(behind(after));
+            entries.map(move |(key, entry)| (bucket, &**key, &entry.value, entry.version))
+        })
     }
 
     fn entry(&self, bucket: &Bucket, key: &str) -> Option<&Entry> {
@@ -141,5 +138,46 @@ impl Table {
 
     fn stripe(&self, bucket: &Bucket, key: &str) -> usize {
         self.hasher.hash_one((bucket, key)) as usize % STRIPES
+    }
+}
+
+fn behind(after: Option<&str>) -> (Bound<&str>, Bound<&str>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_go_on_from_any_place() {
+        let mut table = Table::new();
+        let places = [("a", "1"), ("a", "2"), ("b", "1"), ("d", "1"), ("d", "2")];
+        for (version, (bucket, key)) in (1..).zip(places) {
+            table.set(&bucket.parse().expect("a name"), key, Value::new(), version);
+        }
+        let after = |after| {
+            let entries = table.entries_after(after);
+            entries.map(|(bucket, key, _, version)| (bucket.as_str(), key, version)).collect::<Vec<_>>()
+        };
+        let all: Vec<_> = (1..).zip(places).map(|(version, (bucket, key))| (bucket, key, version)).collect();
+        assert_eq!(after(None), all);
+        for (index, place) in places.into_iter().enumerate() {
+            assert_eq!(after(Some(place)), all[index + 1..], "{place:?}");
+        }
+        assert_eq!(after(Some(("a", "1x"))), all[1..], "the key need not exist");
+        assert_eq!(after(Some(("c", "9"))), all[3..], "nor the bucket");
+    }
+
+    #[test]
+    fn an_absent_key_has_a_version_too() {
+        let (mut table, main) = (Table::new(), Bucket::default());
+        table.set(&main, "k", Value::new(), 1);
+        table.delete(&main, "k", 2);
+        assert_eq!(table.version(&main, "k"), 2);
+        table.delete(&main, "k", 3);
+        assert_eq!(table.version(&main, "k"), 3, "created and deleted within one commit: nobody saw it, but it was");
+        table.forget_deletions(7);
+        assert_eq!((table.version(&main, "k"), table.version(&main, "never")), (7, 7));
     }
 }

@@ -1,7 +1,7 @@
 //! Uses every function of `wasi:keyvalue@0.2.0-draft`. For tests only.
 //!
 //! `GET /?bucket=B` (default: the default bucket) does each operation once and answers with a JSON object of what they
-//! returned: an error is `{"error": text}`. It leaves the keys `d1`, `d2` and `d3`.
+//! returned: an error is `{"error": text}`. `GET /?pages=B` lists many keys while they change. It leaves the keys `d1`, `d2` and `d3`.
 
 #![cfg(target_family = "wasm")]
 #![allow(dead_code, reason = "wstd's macro leaves a `main` that only a binary needs")]
@@ -23,6 +23,9 @@ mod bindings {
 #[wstd::http_server]
 async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     let query = request.uri().query().unwrap_or_default();
+    if let Some(name) = query.strip_prefix("pages=") {
+        return Ok(Response::new(pages(name).unwrap_or_else(failed).to_string().into()));
+    }
     let report = exercise(query.strip_prefix("bucket=").unwrap_or_default()).unwrap_or_else(failed);
     Ok(Response::new(report.to_string().into()))
 }
@@ -41,19 +44,7 @@ fn exercise(name: &str) -> Result<Value, store::Error> {
     let incremented = atomics::increment(&bucket, "n", 5)?;
     let again = atomics::increment(&bucket, "n", 2)?;
     bucket.delete("n")?;
-    let mut keys = Vec::new();
-    let mut cursor = None;
-    let mut pages = 0;
-    loop {
-        let page = bucket.list_keys(cursor)?;
-        pages += 1;
-        keys.extend(page.keys);
-        cursor = page.cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    keys.sort();
+    let keys = bucket.list_keys(None)?.keys;
     Ok(json!({
         "absent": absent,
         "get": bucket.get("d1")?,
@@ -64,7 +55,38 @@ fn exercise(name: &str) -> Result<Value, store::Error> {
         "not-a-number": atomics::increment(&bucket, "d1", 1).map_or_else(failed, |sum| json!(sum)),
         "empty-key": bucket.set("", b"x").map_or_else(failed, |()| json!(null)),
         "keys": keys,
-        "pages": pages,
+    }))
+}
+
+/// Lists more keys than fit on a page, while some are written and deleted.
+fn pages(name: &str) -> Result<Value, store::Error> {
+    let bucket = store::open(name)?;
+    let key = |number: usize| format!("key-{number:04}");
+    for hundred in 0..25 {
+        let entries: Vec<_> = (0..100).map(|number| (key(hundred * 100 + number), Vec::new())).collect();
+        batch::set_many(&bucket, &entries)?;
+    }
+    let mut pages = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = bucket.list_keys(cursor)?;
+        // The key that the next page begins after goes, and new ones come, before and behind it.
+        if let Some(last) = page.keys.last() {
+            bucket.delete(last)?;
+            bucket.set("a-new-one", b"")?;
+            bucket.set(&format!("{last}-and-a-half"), b"")?;
+        }
+        pages.push(page.keys);
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let keys = pages.concat();
+    Ok(json!({
+        "pages": pages.len(),
+        "in-order": keys.is_sorted_by(|left, right| left < right),
+        "old": (0..2500).filter(|number| keys.contains(&key(*number))).count(),
     }))
 }
 

@@ -5,9 +5,13 @@
 
 use std::sync::Arc;
 
+use problem::Code;
+use registry::Name;
 use store::Store;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTableError};
 
+use crate::guest::Guest;
+use crate::spec::Buckets;
 use crate::state::GuestState;
 
 /// What is the first draft's own: cursors are numbers.
@@ -106,7 +110,7 @@ mod draft2 {
             value: Vec<u8>,
         ) -> wasmtime::Result<Result<(), atomics::CasError>> {
             let cas = self.table.delete(cas)?;
-            let swapped = self.store.swap(&cas.bucket, &cas.key, cas.seen.version, value.into()).await;
+            let swapped = self.key_value.store.swap(&cas.bucket, &cas.key, cas.seen.version, value.into()).await;
             Ok(match swapped {
                 Ok(Swap::Done) => Ok(()),
                 Ok(Swap::Conflict(seen)) => Err(atomics::CasError::CasFailed(self.table.push(Cas { seen, ..cas })?)),
@@ -144,6 +148,34 @@ const PAGE: usize = 1000;
 /// Pages of one opened bucket that draft 1, whose cursors are numbers, can go on from.
 const MAX_CURSORS: usize = 1000;
 
+/// The way from a guest to the store.
+pub(crate) struct KeyValue {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) buckets: Arc<Buckets>,
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) component: Arc<str>,
+    pub(crate) instance: Name,
+}
+
+impl KeyValue {
+    /// The bucket of this name, if there can be one and the manifest lets the component open it.
+    fn admit(&self, name: &str) -> Result<store::Bucket, Error> {
+        let bucket = name.parse().map_err(|_| Error::NoSuchStore)?;
+        if self.buckets.allows(&bucket) {
+            return Ok(bucket);
+        }
+        tracing::warn!(
+            component = &*self.component,
+            instance = self.instance.as_str(),
+            request_id = self.guest.request_ids(),
+            "the bucket \"{bucket}\" was denied; to allow it, write under [components.{}] in the manifest: {}",
+            self.component,
+            self.buckets.line_allowing(&bucket)
+        );
+        Err(Error::AccessDenied)
+    }
+}
+
 /// A bucket that a guest has opened.
 #[allow(unreachable_pub, reason = "the generated code names it publicly")]
 pub struct Bucket {
@@ -163,24 +195,34 @@ pub struct Cas {
 /// Why an operation failed, whatever the draft.
 enum Error {
     NoSuchStore,
+    AccessDenied,
     /// Begins with the problem's code, so that a component can tell a full store from one that is gone.
     Other(String),
 }
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        use problem::Code;
-        let code = match &error {
-            store::Error::EmptyKey => Code::InvalidKey,
-            store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
-            store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
-            store::Error::BatchTooLarge { .. } | store::Error::NotANumber | store::Error::Overflow => {
-                Code::InvalidRequest
-            }
-            store::Error::Full { .. } => Code::StoreFull,
-            store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
-        };
-        Self::Other(format!("{}: {error}", code.as_str()))
+        let code = store_error_code(&error).as_str();
+        Self::Other(match error {
+            // Components show these texts to their clients, whom the reasons don't concern. Whoever knows them logs them.
+            store::Error::Unavailable(_) | store::Error::Failed(_) => format!("{code}: the store can't be reached"),
+            error => format!("{code}: {error}"),
+        })
+    }
+}
+
+/// The problem that a store's error is, wherever it is met.
+pub fn store_error_code(error: &store::Error) -> Code {
+    match error {
+        store::Error::EmptyKey => Code::InvalidKey,
+        store::Error::KeyTooLarge { .. } => Code::KeyTooLarge,
+        store::Error::ValueTooLarge { .. } => Code::ValueTooLarge,
+        store::Error::BatchTooLarge { .. } => Code::BatchTooLarge,
+        store::Error::BatchTooHeavy { .. } => Code::BatchTooHeavy,
+        store::Error::NotANumber => Code::NotANumber,
+        store::Error::Overflow => Code::NumberOverflow,
+        store::Error::Full { .. } | store::Error::DiskFull => Code::StoreFull,
+        store::Error::Unavailable(_) | store::Error::Failed(_) => Code::StoreUnavailable,
     }
 }
 
@@ -196,7 +238,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 
 impl GuestState {
     fn opened(&self, bucket: &Resource<Bucket>) -> Result<(Arc<dyn Store>, store::Bucket), ResourceTableError> {
-        Ok((self.store.clone(), self.table.get(bucket)?.name.clone()))
+        Ok((self.key_value.store.clone(), self.table.get(bucket)?.name.clone()))
     }
 
     async fn page(
@@ -221,6 +263,7 @@ macro_rules! implement_draft {
             fn from(error: Error) -> Self {
                 match error {
                     Error::NoSuchStore => Self::NoSuchStore,
+                    Error::AccessDenied => Self::AccessDenied,
                     Error::Other(text) => Self::Other(text),
                 }
             }
@@ -237,9 +280,9 @@ macro_rules! implement_draft {
                 &mut self,
                 identifier: String,
             ) -> wasmtime::Result<Result<Resource<Bucket>, $draft::store::Error>> {
-                Ok(match identifier.parse() {
+                Ok(match self.key_value.admit(&identifier) {
                     Ok(name) => Ok(self.table.push(Bucket { name, pages: Vec::new() })?),
-                    Err(_) => Err(Error::NoSuchStore.into()),
+                    Err(error) => Err(error.into()),
                 })
             }
         }

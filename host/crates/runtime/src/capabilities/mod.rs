@@ -10,6 +10,8 @@ pub(crate) mod registry;
 use wasmtime::component::Linker;
 use wasmtime_wasi_config::WasiConfig;
 
+pub use keyvalue::store_error_code;
+
 use crate::state::GuestState;
 
 /// Links everything a component may import.

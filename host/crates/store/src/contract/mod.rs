@@ -6,7 +6,8 @@
 //! ```
 //!
 //! expands to one test per case (the crate needs tokio with `macros` and `rt-multi-thread`). Every case opens stores of
-//! its own. What a backend promises beyond the contract (surviving a crash, reconnecting) it tests itself.
+//! its own. What a backend promises beyond the contract (surviving a crash, reconnecting) it tests itself; for one that
+//! keeps its data, there is [`behaves_like_a_map_across_openings`].
 
 mod model;
 
@@ -18,7 +19,7 @@ use bytes::Bytes;
 
 use crate::{Bucket, Error, Limits, Page, Store, Swap, Value, Versioned};
 
-pub use model::behaves_like_a_map;
+pub use model::{Kept, behaves_like_a_map, behaves_like_a_map_across_openings};
 
 /// Makes a test of each case, with stores opened by `$open`: `async fn(Limits) -> Arc<dyn Store>`.
 #[macro_export]
@@ -140,7 +141,7 @@ pub async fn keeps_buckets_apart<O: Open>(open: O) {
 
 /// Every method refuses an empty key, and what is one above a limit; nothing changes.
 pub async fn refuses_what_is_too_large<O: Open>(open: O) {
-    let limits = Limits { key: 8, value: 16, batch: 3, ..Limits::default() };
+    let limits = Limits { key: 8, value: 16, batch: 3, batch_bytes: 51, ..Limits::default() };
     let (store, main) = (open(limits).await, Bucket::default());
     let large = || value(&"v".repeat(17));
     for (key, error) in [("", Error::EmptyKey), ("123456789", Error::KeyTooLarge { len: 9, limit: 8 })] {
@@ -170,9 +171,15 @@ pub async fn refuses_what_is_too_large<O: Open>(open: O) {
     assert_eq!(store.set_many(&main, batch).await, Err(error.clone()));
     assert_eq!(store.delete_many(&main, &four).await, Err(error));
 
+    let heavy = ["aa", "bb", "c"].map(|key| (key.to_owned(), value(&"v".repeat(16)))).to_vec();
+    assert_eq!(store.set_many(&main, heavy).await, Err(Error::BatchTooHeavy { len: 53, limit: 51 }));
+
     assert_eq!(store.list(&main, None, 10).await, Ok(Page::default()), "nothing was written");
     assert_eq!(store.set(&main, "12345678", value(&"v".repeat(16))).await, Ok(()), "exactly at the limits");
-    assert_eq!(store.set_many(&main, four[..3].iter().map(|key| (key.clone(), value("v"))).collect()).await, Ok(()));
+    assert_eq!(
+        store.set_many(&main, four[..3].iter().map(|key| (key.clone(), value(&"v".repeat(16)))).collect()).await,
+        Ok(())
+    );
 }
 
 /// A full store refuses what would make it larger, and takes everything else.

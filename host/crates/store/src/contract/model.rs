@@ -13,22 +13,69 @@ use crate::{Bucket, Error, Limits, Page, Store, Swap, Value, Versioned};
 /// # Panics
 /// With the shortest sequence that doesn't. `PROPTEST_CASES` sets how many are tried.
 pub fn behaves_like_a_map<O: Open>(open: O) {
+    check(prop::collection::vec(step(), 1..60), async |steps| {
+        let (store, mut model) = (open(MODEL_LIMITS).await, Model::default());
+        for step in steps {
+            model.check(&*store, step).await?;
+        }
+        Ok(())
+    });
+}
+
+/// A store that can be ended and opened again with what it has kept.
+pub trait Kept: Sized {
+    /// Opens an empty one.
+    fn open(limits: Limits) -> Self;
+
+    /// What is open.
+    fn store(&self) -> &dyn Store;
+
+    /// Ends it, in an orderly way or not, and opens it again.
+    #[must_use]
+    fn reopen(self, orderly: bool) -> Self;
+}
+
+/// Any sequence of operations gives the answers that a map gives, wherever the store ends and is opened again in between.
+///
+/// # Panics
+/// As [`behaves_like_a_map`].
+pub fn behaves_like_a_map_across_openings<K: Kept>() {
+    let turn = prop_oneof![
+        9 => step().prop_map(Turn::Step),
+        1 => any::<bool>().prop_map(|orderly| Turn::Reopen { orderly }),
+    ];
+    check(prop::collection::vec(turn, 1..60), async |turns| {
+        let (mut kept, mut model) = (K::open(MODEL_LIMITS), Model::default());
+        for turn in turns {
+            match turn {
+                Turn::Step(step) => model.check(kept.store(), step).await?,
+                Turn::Reopen { orderly } => {
+                    kept = kept.reopen(orderly);
+                    model.check_all(kept.store()).await?;
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Step(Step),
+    Reopen { orderly: bool },
+}
+
+/// Tries sequences until one fails, and panics with the shortest one that does.
+fn check<T: std::fmt::Debug>(
+    sequences: impl Strategy<Value = Vec<T>>,
+    run: impl AsyncFn(Vec<T>) -> Result<(), TestCaseError>,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("a runtime can be started");
-    let steps = prop::collection::vec(step(), 1..60);
-    let outcome = TestRunner::default().run(&steps, |steps| {
-        runtime.block_on(async {
-            let (store, mut model) = (open(MODEL_LIMITS).await, Model::default());
-            for step in steps {
-                model.check(&*store, step).await?;
-            }
-            Ok(())
-        })
-    });
-    match outcome {
+    match TestRunner::default().run(&sequences, |steps| runtime.block_on(run(steps))) {
         Ok(()) => {}
         Err(TestError::Fail(reason, steps)) => panic!("{reason}\nsteps: {steps:#?}"),
         Err(error) => panic!("{error}"),
@@ -36,7 +83,7 @@ pub fn behaves_like_a_map<O: Open>(open: O) {
 }
 
 /// Small, so that random operations meet them.
-const MODEL_LIMITS: Limits = Limits { key: 6, value: 24, total: 1 << 20, batch: 4 };
+const MODEL_LIMITS: Limits = Limits { key: 6, value: 24, total: 1 << 20, batch: 4, batch_bytes: 60 };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -120,6 +167,28 @@ impl Model {
         let existed = self.values.remove(&at).is_some();
         *self.changes.entry(at).or_default() += u64::from(existed);
         existed
+    }
+
+    /// The store holds what it should, and nothing else.
+    async fn check_all(&self, store: &dyn Store) -> Result<(), TestCaseError> {
+        for (index, bucket) in [Bucket::default(), bucket("other")].iter().enumerate() {
+            let inside: Vec<_> = self.values.iter().filter(|(at, _)| at.0 == index).collect();
+            let (mut listed, mut after): (Vec<String>, Option<String>) = (Vec::new(), None);
+            loop {
+                let page = store.list(bucket, after.as_deref(), usize::MAX).await;
+                let page = page.map_err(|error| TestCaseError::fail(error.to_string()))?;
+                listed.extend(page.keys);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            prop_assert!(listed.iter().eq(inside.iter().map(|(at, _)| &at.1)), "{:?} is listed", listed);
+            for (at, value) in inside {
+                prop_assert_eq!(store.get(bucket, &at.1).await, Ok(Some(value.clone())));
+            }
+        }
+        Ok(())
     }
 
     async fn check(&mut self, store: &dyn Store, step: Step) -> Result<(), TestCaseError> {

@@ -1,0 +1,314 @@
+//! The log's thread: takes jobs from the queue, commits them, answers them; starts compactions.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Command, PANICKED, Shared, Stats};
+use crate::compaction::{CompactError, Compaction, Done, Pace, Plan, Retry};
+use crate::config::{Committed, Config};
+use crate::error::CommitError;
+use crate::log::{Log, Written};
+use crate::record;
+use crate::state::State;
+
+pub(super) struct Worker<S: State> {
+    log: Log,
+    state: Arc<S>,
+    config: Config,
+    shared: Arc<Shared<S::Job>>,
+    /// Taken from the queue, and to be committed.
+    jobs: VecDeque<S::Job>,
+    /// Part of a commit, to be answered.
+    decided: Vec<S::Job>,
+    last_sync: Duration,
+    compaction: Option<Running>,
+    retry: Retry,
+}
+
+/// A compaction that is running.
+struct Running {
+    thread: JoinHandle<Done>,
+    /// Bytes of all files when it began.
+    before: u64,
+    /// Who wants to know how it ends.
+    waiting: Vec<Sender<Result<Compaction, CompactError>>>,
+}
+
+impl<S: State> Worker<S> {
+    pub(super) fn new(log: Log, state: Arc<S>, config: Config, shared: Arc<Shared<S::Job>>) -> Self {
+        let (jobs, decided) = (VecDeque::new(), Vec::new());
+        let (last_sync, compaction, retry) = (Duration::ZERO, None, Retry::default());
+        let worker = Self { log, state, config, shared, jobs, decided, last_sync, compaction, retry };
+        worker.update_stats();
+        worker
+    }
+
+    /// Works until the log is closed, or panics as the state does.
+    pub(super) fn run(mut self) -> Result<(), CommitError> {
+        let _alarm = Alarm { shared: Arc::clone(&self.shared), config: self.config.clone() };
+        loop {
+            let (commands, closing) = self.wait();
+            while !self.jobs.is_empty() {
+                self.commit();
+                self.sync_if_due();
+            }
+            for command in commands {
+                self.obey(command);
+            }
+            self.sync_if_due();
+            self.compact_if_due();
+            self.update_stats();
+            if closing {
+                break;
+            }
+        }
+        if let Some(running) = self.compaction.take() {
+            self.end_compaction(running);
+        }
+        let synced = self.log.sync();
+        self.update_stats();
+        synced.map(drop)
+    }
+
+    /// Waits until there is something to do, and takes it.
+    fn wait(&mut self) -> (Vec<Command>, bool) {
+        let mut queue = self.shared.queue();
+        while queue.jobs.is_empty() && queue.commands.is_empty() && !queue.closing {
+            queue.sleeping = true;
+            match self.log.sync_due() {
+                None => queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(due) => {
+                    let left = due.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    let woken = self.shared.wake.wait_timeout(queue, left);
+                    queue = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+        queue.sleeping = false;
+        queue.bytes = 0;
+        std::mem::swap(&mut queue.jobs, &mut self.jobs);
+        (std::mem::take(&mut queue.commands), queue.closing)
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.log.sync_due().is_some_and(|due| due <= Instant::now()) {
+            self.sync();
+        }
+    }
+
+    /// Makes all that was committed durable. Returns whether it is.
+    fn sync(&mut self) -> bool {
+        let synced = self.log.sync().map(|sync| Written { bytes: 0, sync: Some(sync) });
+        self.note(&synced, 0);
+        synced.is_ok()
+    }
+
+    /// Decides as many jobs as fit into a commit, commits them and answers them.
+    fn commit(&mut self) {
+        if let Some(reason) = self.log.failure() {
+            for job in self.jobs.drain(..) {
+                self.state.answer(job, Err(CommitError::Failed(Arc::clone(reason))));
+            }
+            return;
+        }
+        while self.decided.len() < self.config.commit_jobs && self.log.pending_bytes() < self.config.commit_bytes {
+            let Some(mut job) = self.jobs.pop_front() else { break };
+            let mut record = self.log.record();
+            self.state.decide(&mut job, &mut record);
+            self.log.append(record);
+            self.decided.push(job);
+        }
+        let outcome = self.log.commit();
+        match outcome {
+            Ok(_) => self.state.publish(),
+            Err(_) => self.state.discard(),
+        }
+        self.note(&outcome, self.decided.len());
+        for job in self.decided.drain(..) {
+            self.state.answer(job, outcome.clone().map(drop));
+        }
+    }
+
+    /// Tells the observer what became of a commit or sync.
+    fn note(&mut self, outcome: &Result<Written, CommitError>, jobs: usize) {
+        match outcome {
+            Ok(Written { bytes, sync }) => {
+                self.last_sync = sync.unwrap_or(self.last_sync);
+                self.config.observer.committed(Committed { jobs, bytes: *bytes, sync: *sync });
+            }
+            Err(CommitError::Full) => {}
+            Err(CommitError::Failed(reason)) => self.fail(reason),
+        }
+    }
+
+    /// No more jobs; the first time, the observer is told.
+    fn fail(&self, reason: &Arc<str>) {
+        let first = self.shared.queue().failure.replace(Arc::clone(reason)).is_none();
+        if first {
+            self.config.observer.failed(reason);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Compact(done) => match &mut self.compaction {
+                Some(running) => running.waiting.push(done),
+                None => self.start_compaction(Some(done)),
+            },
+            Command::Sync(done) => {
+                if self.sync() {
+                    // It may have given up.
+                    let _ = done.send(self.log.sequences().1);
+                }
+            }
+            Command::Compacted => {
+                if let Some(running) = self.compaction.take() {
+                    self.end_compaction(running);
+                }
+            }
+        }
+    }
+
+    fn compact_if_due(&mut self) {
+        if self.log.failure().is_some() || self.compaction.is_some() {
+            return;
+        }
+        let live = self.live_bytes();
+        let garbage = self.log.bytes().saturating_sub(live);
+        let share = live.saturating_mul(self.config.compact_percent) / 100;
+        let due = garbage > self.config.compact_bytes && garbage > share;
+        if due && self.retry.may(Instant::now()) {
+            self.start_compaction(None);
+        }
+    }
+
+    fn live_bytes(&self) -> u64 {
+        let live = self.state.live();
+        record::snapshot_len(live.keys, live.bytes)
+    }
+
+    /// Rotates the log and starts a thread that makes the snapshot.
+    fn start_compaction(&mut self, done: Option<Sender<Result<Compaction, CompactError>>>) {
+        let before = self.log.bytes();
+        let segment = match self.log.rotate() {
+            Ok(segment) => segment,
+            Err(error) => {
+                let outcome = match error {
+                    CommitError::Full => CompactError::Full,
+                    CommitError::Failed(reason) => {
+                        self.fail(&reason);
+                        CompactError::Closed
+                    }
+                };
+                return self.tell(done.as_slice(), &Err(outcome));
+            }
+        };
+        if self.log.snapshot() == Some(segment) {
+            // Nothing was written since.
+            let keys = self.state.live().keys;
+            return self.tell(done.as_slice(), &Ok(Compaction { keys, before, after: before }));
+        }
+        let header = self.log.snapshot_header();
+        let (folder, state, old) = (self.log.folder(), Arc::clone(&self.state), self.log.closed().to_vec());
+        let plan = Plan { folder, state, header, old };
+        let shared = Arc::clone(&self.shared);
+        // What the log may grow by before the snapshot hurries, so that both stay within two segments.
+        let hurry = self.config.segment_bytes / 2;
+        let thread = thread::Builder::new().name("txlog-compact".into()).spawn(move || {
+            let sync = || {
+                let (done, synced) = mpsc::channel();
+                shared.command(Command::Sync(done))?;
+                synced.recv().map_err(|_| CompactError::Closed)
+            };
+            let pace = || {
+                if shared.queue().refuses().is_some() {
+                    return Pace::Stop;
+                }
+                let grown = shared.stats().log_bytes.saturating_sub(before);
+                if grown > hurry { Pace::Fast } else { Pace::Gentle }
+            };
+            let done = plan.run(sync, pace);
+            // Also when nothing may be added any more: somebody may wait for the outcome.
+            let mut queue = shared.queue();
+            queue.commands.push(Command::Compacted);
+            shared.wake(queue);
+            done
+        });
+        match thread {
+            Ok(thread) => self.compaction = Some(Running { thread, before, waiting: done.into_iter().collect() }),
+            Err(source) => {
+                let error = CompactError::Io { action: "start a thread".into(), source: Arc::new(source) };
+                self.tell(done.as_slice(), &Err(error));
+            }
+        }
+    }
+
+    fn end_compaction(&mut self, running: Running) {
+        let Running { thread, before, waiting } = running;
+        let done = match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        if let Some(snapshot) = done.snapshot {
+            self.log.replace(snapshot, &done.removed);
+        }
+        let after = self.log.bytes();
+        self.update_stats();
+        self.tell(&waiting, &done.outcome.map(|()| Compaction { keys: done.keys, before, after }));
+    }
+
+    /// Tells everybody how a compaction has ended.
+    fn tell(
+        &mut self,
+        waiting: &[Sender<Result<Compaction, CompactError>>],
+        outcome: &Result<Compaction, CompactError>,
+    ) {
+        self.retry.note(outcome.is_err(), Instant::now());
+        for waiting in waiting {
+            // It may have given up.
+            let _ = waiting.send(outcome.clone());
+        }
+        self.config.observer.compacted(outcome);
+    }
+
+    fn update_stats(&self) {
+        let (last_sequence, synced_sequence) = self.log.sequences();
+        *self.shared.stats() = Stats {
+            log_bytes: self.log.bytes(),
+            live_bytes: self.live_bytes(),
+            segments: self.log.segments(),
+            last_sequence,
+            synced_sequence,
+            last_sync: self.last_sync,
+            compacting: self.compaction.is_some(),
+        };
+    }
+}
+
+/// Rings when the thread panics, as a state may: nobody else would notice.
+struct Alarm<J> {
+    shared: Arc<Shared<J>>,
+    config: Config,
+}
+
+impl<J> Drop for Alarm<J> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let mut queue = self.shared.queue();
+            let first = queue.failure.replace(PANICKED.into()).is_none();
+            // Whoever waits for them learns that they are gone.
+            let (jobs, commands) = (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.commands));
+            drop(queue);
+            drop((jobs, commands));
+            if first {
+                self.config.observer.failed(PANICKED);
+            }
+        }
+    }
+}

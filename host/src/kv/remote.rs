@@ -1,0 +1,279 @@
+//! Another host's store, used over its internal address: the manifest's `store.backend = "http://…"`, and `host kv`.
+//!
+//! One request for each operation. The other host decides everything; this one keeps nothing, so all hosts that use one
+//! store agree on every key. It promises what the other host's backend promises, but for its own limits, which are
+//! checked before anything is sent, and that [`Store::get_many`] returns at most [`Limits::batch_bytes`].
+//!
+//! While the other host is away, or refuses, every operation fails with [`Error::Unavailable`], and works again as soon
+//! as it answers: connections are made when they are needed. The reason is logged once, when it changes.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::Bytes;
+use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderValue, Method, StatusCode};
+use problem::{Code, query};
+use serde::de::DeserializeOwned;
+use store::{BoxFuture, Bucket, Error, Limits, Page, Stats, Store, Swap, Value, Versioned};
+
+use super::connection::{Answer, Call, Connections, User};
+use super::wire::{self, Batch, Blob, Document, Keys, Values};
+use crate::client::HostUrl;
+use crate::token::Token;
+
+/// What a value is sent as.
+const BYTES: &str = "application/octet-stream";
+
+/// What a batch is sent as.
+const JSON: &str = "application/json";
+
+/// A [`Store`] of another host.
+pub(crate) struct RemoteStore {
+    connections: Connections,
+    limits: Limits,
+    /// One of the constants below: what was logged last.
+    state: AtomicU8,
+}
+
+/// It answered the last request.
+const REACHED: u8 = 0;
+/// It did not.
+const AWAY: u8 = 1;
+/// It did, but would not have this host's request.
+const REFUSED: u8 = 2;
+
+impl RemoteStore {
+    /// The store of `host`, which need not be there yet.
+    pub(crate) fn new(host: HostUrl, user: User, token: Option<Token>, limits: Limits) -> Self {
+        // Batches are the longest, but those that set many values are not answered: this leaves room for other limits.
+        let longest_answer = Batch::longest(&limits);
+        Self { connections: Connections::new(host, user, token, longest_answer), limits, state: AtomicU8::new(REACHED) }
+    }
+
+    /// The answer, unless it is an error.
+    async fn call(&self, call: Call) -> Result<Answer, Error> {
+        let answer = match self.connections.call(call).await {
+            Ok(answer) => answer,
+            Err(reason) => return Err(self.unavailable(AWAY, reason.to_string())),
+        };
+        if !answer.is_problem && is_answer(answer.status) {
+            self.log(REACHED, "");
+            return Ok(answer);
+        }
+        let document = if answer.is_problem { Document::parse(&answer.body) } else { Document::default() };
+        if matches!(document.code.as_str(), KEY_NOT_FOUND | PRECONDITION_FAILED) {
+            self.log(REACHED, "");
+            return Ok(answer);
+        }
+        match wire::error(&document) {
+            Some(Error::Unavailable(reason)) => Err(self.unavailable(AWAY, reason)),
+            Some(error) => {
+                self.log(REACHED, "");
+                Err(error)
+            }
+            None => Err(self.not_understood(answer.status, &document)),
+        }
+    }
+
+    fn not_understood(&self, status: StatusCode, document: &Document) -> Error {
+        let (state, advice) = match status {
+            StatusCode::UNAUTHORIZED => {
+                (REFUSED, "; give its token by store.token-file or HOSTLER_STORE_TOKEN (host kv: --token-file)")
+            }
+            _ if status.is_server_error() => (AWAY, ""),
+            _ => (REFUSED, "; is that a host's internal address, and the host of this version?"),
+        };
+        let detail = if document.detail.is_empty() { "" } else { ": " };
+        self.unavailable(state, format!("it answered {}{detail}{}{advice}", status.as_u16(), document.detail))
+    }
+
+    fn unavailable(&self, state: u8, reason: String) -> Error {
+        self.log(state, &reason);
+        Error::Unavailable(reason)
+    }
+
+    /// Logs what has changed.
+    fn log(&self, state: u8, reason: &str) {
+        // Most of the time nothing has; then a load is all there is to it.
+        if self.state.load(Ordering::Relaxed) == state || self.state.swap(state, Ordering::Relaxed) == state {
+            return;
+        }
+        let host = self.connections.host();
+        if state == REACHED {
+            tracing::info!("the store of {host} can be used again");
+        } else {
+            tracing::warn!(
+                "the store of {host} (store.backend) can't be used: {reason}. Requests that need it are answered \
+                 503 store_unavailable until it can"
+            );
+        }
+    }
+}
+
+/// The problems that are answers.
+const KEY_NOT_FOUND: &str = Code::KeyNotFound.as_str();
+const PRECONDITION_FAILED: &str = Code::PreconditionFailed.as_str();
+
+/// Whether operations know what to do with this status, if it comes without a problem.
+fn is_answer(status: StatusCode) -> bool {
+    status.is_success() || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED)
+}
+
+/// What no host of this version answers.
+fn nonsense(answer: &Answer) -> Error {
+    Error::Unavailable(format!("its answer ({}) makes no sense; is it a host of another version?", answer.status))
+}
+
+impl Answer {
+    /// The value and its version; without a value if there is none.
+    fn versioned(self) -> Result<Versioned, Error> {
+        let version = self.version.ok_or_else(|| nonsense(&self))?;
+        Ok(Versioned { value: (!self.is_problem).then_some(self.body), version })
+    }
+
+    fn done(&self) -> Result<(), Error> {
+        if self.status.is_success() { Ok(()) } else { Err(nonsense(self)) }
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.done()?;
+        serde_json::from_slice(&self.body).map_err(|_| nonsense(self))
+    }
+}
+
+fn at(bucket: &Bucket, key: &str) -> String {
+    format!("/kv/{bucket}/{}", query::encode(key))
+}
+
+/// A request that changes nothing.
+fn reading(path: String) -> Call {
+    Call { method: Method::GET, path, condition: None, body: None, repeatable: true }
+}
+
+fn writing(method: Method, path: String, body: Option<(&'static str, Bytes)>) -> Call {
+    Call { method, path, condition: None, body, repeatable: false }
+}
+
+fn batch(bucket: &Bucket, batch: &Batch<'_>) -> Call {
+    let body = serde_json::to_vec(batch).expect("texts and bytes are always JSON");
+    let call = writing(Method::POST, format!("/kv/{bucket}"), Some((JSON, body.into())));
+    Call { repeatable: matches!(batch, Batch::Get(_)), ..call }
+}
+
+impl Store for RemoteStore {
+    fn get<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, Error>> {
+        Box::pin(async move { Ok(self.read_versioned(bucket, key).await?.value) })
+    }
+
+    fn set<'a>(&'a self, bucket: &'a Bucket, key: &'a str, value: Value) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.limits.check_key(key)?;
+            self.limits.check_value(&value)?;
+            self.call(writing(Method::PUT, at(bucket, key), Some((BYTES, value)))).await?.done()
+        })
+    }
+
+    fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            self.limits.check_key(key)?;
+            Ok(!self.call(writing(Method::DELETE, at(bucket, key), None)).await?.is_problem)
+        })
+    }
+
+    fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            self.limits.check_key(key)?;
+            // Unlike HEAD, this has a body if it fails, and says why.
+            let any = (IF_NONE_MATCH, HeaderValue::from_static("*"));
+            let call = reading(at(bucket, key));
+            Ok(!self.call(Call { condition: Some(any), ..call }).await?.is_problem)
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        bucket: &'a Bucket,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, Error>> {
+        Box::pin(async move {
+            let mut path = format!("/kv/{bucket}?limit={}", self.limits.page(limit));
+            if let Some(after) = after {
+                path.push_str("&cursor=");
+                path.push_str(&query::encode(after));
+            }
+            let Keys { keys, cursor } = self.call(reading(path)).await?.json()?;
+            Ok(Page { keys, next: cursor })
+        })
+    }
+
+    fn increment<'a>(&'a self, bucket: &'a Bucket, key: &'a str, delta: i64) -> BoxFuture<'a, Result<i64, Error>> {
+        Box::pin(async move {
+            self.limits.check_key(key)?;
+            let path = format!("{}?increment={delta}", at(bucket, key));
+            self.call(writing(Method::POST, path, None)).await?.json()
+        })
+    }
+
+    fn read_versioned<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Versioned, Error>> {
+        Box::pin(async move {
+            self.limits.check_key(key)?;
+            self.call(reading(at(bucket, key))).await?.versioned()
+        })
+    }
+
+    fn swap<'a>(
+        &'a self,
+        bucket: &'a Bucket,
+        key: &'a str,
+        version: u64,
+        value: Value,
+    ) -> BoxFuture<'a, Result<Swap, Error>> {
+        Box::pin(async move {
+            self.limits.check_key(key)?;
+            self.limits.check_value(&value)?;
+            let call = writing(Method::PUT, at(bucket, key), Some((BYTES, value)));
+            let answer = self.call(Call { condition: Some((IF_MATCH, wire::etag(version))), ..call }).await?;
+            if answer.status.is_success() {
+                return Ok(Swap::Done);
+            }
+            answer.versioned().map(Swap::Conflict)
+        })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        bucket: &'a Bucket,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>> {
+        Box::pin(async move {
+            self.limits.check_keys(keys)?;
+            let answer = self.call(batch(bucket, &Batch::Get(keys.into()))).await?;
+            let Values { values } = answer.json()?;
+            if values.len() != keys.len() {
+                return Err(nonsense(&answer));
+            }
+            Ok(values.into_iter().map(|value| value.map(|Blob(value)| value)).collect())
+        })
+    }
+
+    fn set_many<'a>(&'a self, bucket: &'a Bucket, values: Vec<(String, Value)>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.limits.check_values(&values)?;
+            let values = values.into_iter().map(|(key, value)| (key, Blob(value))).collect();
+            self.call(batch(bucket, &Batch::Set(values))).await?.done()
+        })
+    }
+
+    fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.limits.check_keys(keys)?;
+            self.call(batch(bucket, &Batch::Delete(keys.into()))).await?.done()
+        })
+    }
+
+    /// Nothing: what the other host holds is counted there.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+}

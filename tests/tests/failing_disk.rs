@@ -1,0 +1,94 @@
+//! Disks that are full, and disks that fail.
+
+use e2e::{Client, Disk, Host, Reply, Run, need};
+use serde_json::json;
+
+fn set(client: &Client, key: &str, value: &str) -> Reply {
+    client.post("/api/set", &json!({ "key": key, "value": value }))
+}
+
+#[track_caller]
+fn holds(client: &Client, keys: impl IntoIterator<Item = usize>, value: &str) {
+    for key in keys {
+        assert_eq!(client.get(&format!("/api/get?key=k{key}")).expect(200).json()["value"], value, "k{key}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    let disk = need!(Disk::of_size(1 << 20), "unshare, and the right to mount");
+    let ballast = disk.root().join("ballast");
+    std::fs::write(&ballast, vec![0; 256 << 10]).expect("the disk is empty");
+    let start = || disk.keeps_data_of(Host::builder()).start();
+    let value = "v".repeat(4 << 10);
+
+    let host = start();
+    let mut stored = 0;
+    let refused = loop {
+        let reply = set(&host, &format!("k{stored}"), &value);
+        if reply.status != 200 {
+            break reply;
+        }
+        stored += 1;
+        assert!(stored <= 256, "a disk of 1 MiB has no room for it");
+    };
+    let problem = refused.problem(507, "store_full");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("disk is full")), "{problem}");
+    set(&host, "k0", &value).problem(507, "store_full");
+    holds(&host, 0..stored, &value);
+    host.get(&format!("/api/get?key=k{stored}")).problem(404, "key_not_found");
+
+    std::fs::remove_file(&ballast).expect("it is there");
+    set(&host, &format!("k{stored}"), &value).expect(200);
+    host.delete("/api/delete?key=k0").expect(200);
+    let check = |host: &Host| {
+        holds(host, 1..=stored, &value);
+        host.get("/api/get?key=k0").problem(404, "key_not_found");
+    };
+    check(&host);
+    host.stop().expect(0, &[]);
+    check(&start());
+}
+
+#[test]
+fn a_sync_that_fails_ends_it_with_5() {
+    let strace = Run::of(std::process::Command::new("sh").args(["-c", "strace -D -f -o /dev/null true"]));
+    need!((strace.code == Some(0)).then_some(()), "strace, and the right to trace");
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let inject = "inject=fdatasync:error=EIO:when=20+";
+    // `-D`: strace is not the host's parent but its grandchild, and ends with it.
+    let trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
+    let host = Host::builder().data(data.path()).under(trace).start();
+
+    let clients = std::thread::scope(|scope| {
+        let writers = [0, 1, 2, 3].map(|writer| {
+            let client = Client::new(host.url());
+            scope.spawn(move || {
+                let acknowledged = (0..).take_while(|number| {
+                    let body = json!({ "key": format!("{writer}-{number}"), "value": "v" });
+                    let sent = client.request("POST", "/api/set").json(&body).try_send();
+                    // Some may hear that the store has failed, before the connections break.
+                    sent.is_ok_and(|reply| {
+                        assert!(reply.status == 200 || reply.code() == "store_unavailable", "{}", reply.text());
+                        reply.status == 200
+                    })
+                });
+                acknowledged.count()
+            })
+        });
+        writers.map(|writer| writer.join().expect("the writer ends with the host"))
+    });
+    let run = host.wait().expect(5, &["\"level\":\"ERROR\"", "can't sync"]);
+    assert!(!run.stderr.contains("panic"), "{}", run.stderr);
+
+    let host = Host::builder().data(data.path()).start();
+    for (writer, acknowledged) in clients.into_iter().enumerate() {
+        for number in 0..acknowledged {
+            host.get(&format!("/api/get?key={writer}-{number}")).expect(200);
+        }
+        // The one that was not acknowledged may have happened; none after it was sent.
+        host.get(&format!("/api/get?key={writer}-{}", acknowledged + 1)).problem(404, "key_not_found");
+    }
+    set(&host, "again", "v").expect(200);
+    host.stop().expect(0, &[]);
+}
