@@ -50,20 +50,25 @@ impl RemoteStore {
         Self { connections: Connections::new(host, user, token, longest_answer), limits, state: AtomicU8::new(REACHED) }
     }
 
-    /// The answer, unless it is an error.
-    async fn call(&self, call: Call) -> Result<Answer, Error> {
+    /// What `read` makes of the answer, unless that is an error. `read` gets successes, 304, 412, and the problems that are
+    /// answers; None stands for what no host of this version would answer.
+    async fn call<T>(&self, call: Call, read: impl FnOnce(Answer) -> Option<T>) -> Result<T, Error> {
         let answer = match self.connections.call(call).await {
             Ok(answer) => answer,
             Err(reason) => return Err(self.unavailable(AWAY, reason.to_string())),
         };
-        if !answer.is_problem && is_answer(answer.status) {
-            self.log(REACHED, "");
-            return Ok(answer);
-        }
+        let status = answer.status;
         let document = if answer.is_problem { Document::parse(&answer.body) } else { Document::default() };
-        if matches!(document.code.as_str(), KEY_NOT_FOUND | PRECONDITION_FAILED) {
+        let readable = match document.code.as_str() {
+            KEY_NOT_FOUND | PRECONDITION_FAILED => true,
+            _ => !answer.is_problem && is_answer(status),
+        };
+        if readable {
+            let Some(result) = read(answer) else {
+                return Err(self.not_understood(status, &document));
+            };
             self.log(REACHED, "");
-            return Ok(answer);
+            return Ok(result);
         }
         match wire::error(&document) {
             Some(Error::Unavailable(reason)) => Err(self.unavailable(AWAY, reason)),
@@ -71,7 +76,7 @@ impl RemoteStore {
                 self.log(REACHED, "");
                 Err(error)
             }
-            None => Err(self.not_understood(answer.status, &document)),
+            None => Err(self.not_understood(status, &document)),
         }
     }
 
@@ -119,25 +124,25 @@ fn is_answer(status: StatusCode) -> bool {
     status.is_success() || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED)
 }
 
-/// What no host of this version answers.
-fn nonsense(answer: &Answer) -> Error {
-    Error::Unavailable(format!("its answer ({}) makes no sense; is it a host of another version?", answer.status))
-}
-
 impl Answer {
     /// The value and its version; without a value if there is none.
-    fn versioned(self) -> Result<Versioned, Error> {
-        let version = self.version.ok_or_else(|| nonsense(&self))?;
-        Ok(Versioned { value: (!self.is_problem).then_some(self.body), version })
+    fn versioned(self) -> Option<Versioned> {
+        let version = self.version?;
+        match self.status {
+            StatusCode::OK | StatusCode::PRECONDITION_FAILED if !self.is_problem => {
+                Some(Versioned { value: Some(self.body), version })
+            }
+            StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED => Some(Versioned { value: None, version }),
+            _ => None,
+        }
     }
 
-    fn done(&self) -> Result<(), Error> {
-        if self.status.is_success() { Ok(()) } else { Err(nonsense(self)) }
+    fn done(self) -> Option<()> {
+        (self.status == StatusCode::NO_CONTENT).then_some(())
     }
 
-    fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        self.done()?;
-        serde_json::from_slice(&self.body).map_err(|_| nonsense(self))
+    fn json<T: DeserializeOwned>(self) -> Option<T> {
+        (self.status == StatusCode::OK).then(|| serde_json::from_slice(&self.body).ok())?
     }
 }
 
@@ -169,14 +174,20 @@ impl Store for RemoteStore {
         Box::pin(async move {
             self.limits.check_key(key)?;
             self.limits.check_value(&value)?;
-            self.call(writing(Method::PUT, at(bucket, key), Some((BYTES, value)))).await?.done()
+            self.call(writing(Method::PUT, at(bucket, key), Some((BYTES, value))), Answer::done).await
         })
     }
 
     fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            Ok(!self.call(writing(Method::DELETE, at(bucket, key), None)).await?.is_problem)
+            let call = writing(Method::DELETE, at(bucket, key), None);
+            self.call(call, |answer| match answer.status {
+                StatusCode::NO_CONTENT => Some(true),
+                StatusCode::NOT_FOUND => Some(false),
+                _ => None,
+            })
+            .await
         })
     }
 
@@ -185,8 +196,13 @@ impl Store for RemoteStore {
             self.limits.check_key(key)?;
             // Unlike HEAD, this has a body if it fails, and says why.
             let any = (IF_NONE_MATCH, HeaderValue::from_static("*"));
-            let call = reading(at(bucket, key));
-            Ok(!self.call(Call { condition: Some(any), ..call }).await?.is_problem)
+            let call = Call { condition: Some(any), ..reading(at(bucket, key)) };
+            self.call(call, |answer| match answer.status {
+                StatusCode::NOT_MODIFIED => Some(true),
+                StatusCode::NOT_FOUND => Some(false),
+                _ => None,
+            })
+            .await
         })
     }
 
@@ -202,8 +218,8 @@ impl Store for RemoteStore {
                 path.push_str("&cursor=");
                 path.push_str(&query::encode(after));
             }
-            let Keys { keys, cursor } = self.call(reading(path)).await?.json()?;
-            Ok(Page { keys, next: cursor })
+            let page: Keys = self.call(reading(path), Answer::json).await?;
+            Ok(Page { keys: page.keys, next: page.cursor })
         })
     }
 
@@ -211,14 +227,14 @@ impl Store for RemoteStore {
         Box::pin(async move {
             self.limits.check_key(key)?;
             let path = format!("{}?increment={delta}", at(bucket, key));
-            self.call(writing(Method::POST, path, None)).await?.json()
+            self.call(writing(Method::POST, path, None), Answer::json).await
         })
     }
 
     fn read_versioned<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Versioned, Error>> {
         Box::pin(async move {
             self.limits.check_key(key)?;
-            self.call(reading(at(bucket, key))).await?.versioned()
+            self.call(reading(at(bucket, key)), Answer::versioned).await
         })
     }
 
@@ -233,11 +249,13 @@ impl Store for RemoteStore {
             self.limits.check_key(key)?;
             self.limits.check_value(&value)?;
             let call = writing(Method::PUT, at(bucket, key), Some((BYTES, value)));
-            let answer = self.call(Call { condition: Some((IF_MATCH, wire::etag(version))), ..call }).await?;
-            if answer.status.is_success() {
-                return Ok(Swap::Done);
-            }
-            answer.versioned().map(Swap::Conflict)
+            let call = Call { condition: Some((IF_MATCH, wire::etag(version))), ..call };
+            self.call(call, |answer| match answer.status {
+                StatusCode::NO_CONTENT => Some(Swap::Done),
+                StatusCode::PRECONDITION_FAILED => answer.versioned().map(Swap::Conflict),
+                _ => None,
+            })
+            .await
         })
     }
 
@@ -248,11 +266,9 @@ impl Store for RemoteStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
-            let answer = self.call(batch(bucket, &Batch::Get(keys.into()))).await?;
-            let Values { values } = answer.json()?;
-            if values.len() != keys.len() {
-                return Err(nonsense(&answer));
-            }
+            let whole = |values: &Values| values.values.len() == keys.len();
+            let read = |answer: Answer| answer.json().filter(whole);
+            let Values { values } = self.call(batch(bucket, &Batch::Get(keys.into())), read).await?;
             Ok(values.into_iter().map(|value| value.map(|Blob(value)| value)).collect())
         })
     }
@@ -261,14 +277,14 @@ impl Store for RemoteStore {
         Box::pin(async move {
             self.limits.check_values(&values)?;
             let values = values.into_iter().map(|(key, value)| (key, Blob(value))).collect();
-            self.call(batch(bucket, &Batch::Set(values))).await?.done()
+            self.call(batch(bucket, &Batch::Set(values)), Answer::done).await
         })
     }
 
     fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
-            self.call(batch(bucket, &Batch::Delete(keys.into()))).await?.done()
+            self.call(batch(bucket, &Batch::Delete(keys.into())), Answer::done).await
         })
     }
 

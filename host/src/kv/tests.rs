@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::routing::any;
 use registry::Registry;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -150,14 +151,16 @@ async fn what_is_no_internal_address_is_no_empty_store() {
     let main = Bucket::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let (body, json) = ("nothing here", [("content-type", "application/problem+json")]);
+    let json = [("content-type", "application/problem+json")];
     let router = axum::Router::new()
-        .route("/kv/default/text", axum::routing::any(move || async move { (StatusCode::NOT_FOUND, body) }))
-        .fallback(move || async move { (StatusCode::NOT_FOUND, json, r#"{"code":"not_found","detail":"none"}"#) });
+        .route("/kv/default/text", any(async || (StatusCode::NOT_FOUND, "nothing here")))
+        .route("/kv/default/echo", any(async |body: String| body))
+        .fallback(async move || (StatusCode::NOT_FOUND, json, r#"{"code":"not_found","detail":"none"}"#));
     tokio::spawn(async move { axum::serve(listener, router).await });
     let lent = RemoteStore::new(url(address), User::Host, None, Limits::default());
-    for key in ["text", "problem"] {
+    for key in ["text", "echo", "problem"] {
         unavailable(lent.get(&main, key).await, "internal address");
+        unavailable(lent.set(&main, key, "v".into()).await, "internal address");
         unavailable(lent.exists(&main, key).await, "internal address");
         unavailable(lent.delete(&main, key).await, "internal address");
         unavailable(lent.swap(&main, key, 0, "v".into()).await, "internal address");

@@ -118,7 +118,7 @@ impl Document {
     }
 }
 
-/// The store's error that [`problem`] made this document of. None if it is about something else.
+/// The store's error that [`problem()`] made this document of. None if it is about something else.
 pub(crate) fn error(document: &Document) -> Option<Error> {
     let Document { len, limit, .. } = *document;
     let code = Code::ALL.iter().find(|code| code.as_str() == document.code)?;
