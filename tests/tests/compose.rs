@@ -269,6 +269,7 @@ fn a_gateway_and_three_storages() {
         let status = client.request("GET", "/status").try_send();
         status.is_ok_and(|status| status.status == 200 && status.json()["available"] == 3)
     });
+    assert_eq!(client.get("/api/get?key=key-0").expect(200).json()["value"], "two", "its data has survived");
     agree(&client);
 }
 
