@@ -58,7 +58,8 @@ impl Default for Config {
 
 /// A [`Store`] that keeps its data on disk. Its versions mean the same after it was opened again.
 ///
-/// With [`SyncPolicy::Always`], an acknowledged write survives a power cut. Otherwise it survives the end of the process.
+/// With [`SyncPolicy::Always`], an acknowledged write survives a power cut. Otherwise it survives the end of the process,
+/// and the versions of writes that a power cut has taken are given again.
 pub struct DurableStore {
     limits: Limits,
     keys: Arc<Keys>,
