@@ -204,7 +204,7 @@ fn a_record_that_makes_no_sense_is_damage_though_its_checksums_are_right() {
         b"",
         &[0, 0, 0, 0],
         // One operation fewer than there are, and one more.
-        &[&set[..], &set[4..]].concat(),
+        &[set, &set[4..]].concat(),
         &[&[2], &set[1..]].concat(),
         // A length beyond the end.
         &[&set[..8], &[0xff; 4], &set[12..]].concat(),
