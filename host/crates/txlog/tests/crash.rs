@@ -6,7 +6,7 @@ mod common;
 use std::thread;
 
 use common::{Opened, Table, delete, open, read, set, states, tiny};
-use txlog::medium::simulation::{Crash, Event, Image, Simulated, crashes};
+use txlog::medium::simulation::{Crash, Event, Image, Simulated, crashes, forged};
 use txlog::{OpenError, SyncPolicy};
 
 /// Writes a bit of everything: sets, deletes, batches; enough for some segments.
@@ -188,6 +188,36 @@ fn a_flip_of_any_bit_is_damage_or_leaves_a_prefix() {
                     Err(error) => panic!("{error}"),
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_record_that_makes_no_sense_is_damage_though_its_checksums_are_right() {
+    let set: &[u8] = &[1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, b'b', b'k', b'v'];
+    let (table, recovery) = read(&forged([set])).unwrap();
+    assert_eq!((table.len(), recovery.records), (1, 1));
+    let mut as_of = set.to_vec();
+    as_of[4] = 3;
+    as_of.splice(12..12, [0; 8]);
+    let wrong: [&[u8]; 7] = [
+        b"",
+        &[0, 0, 0, 0],
+        // One operation fewer than there are, and one more.
+        &[set, &set[4..]].concat(),
+        &[&[2], &set[1..]].concat(),
+        // A length beyond the end.
+        &[&set[..8], &[0xff; 4], &set[12..]].concat(),
+        // A kind that there isn't, and one that only snapshots have.
+        &[&set[..4], &[9], &set[5..]].concat(),
+        &as_of,
+    ];
+    for payload in wrong {
+        match read(&forged([set, payload])) {
+            Err(OpenError::Damage(damage)) => {
+                assert_eq!((damage.offset, damage.what.as_str()), (99, "the record makes no sense"))
+            }
+            other => panic!("{payload:?}: {other:?}"),
         }
     }
 }
