@@ -187,7 +187,7 @@ impl Log {
             Ok(()) => {
                 self.end = Place { offset: self.end.offset + bytes, sequence: self.sequence, chain: self.chain };
                 self.unsynced_since.get_or_insert_with(Instant::now);
-                let sync = if self.policy == SyncPolicy::Always { Some(self.sync()?) } else { None };
+                let sync = if self.policy == SyncPolicy::Always { self.sync()? } else { None };
                 Ok(Written { bytes, sync })
             }
             Err(WriteError::Full) => {
@@ -215,15 +215,15 @@ impl Log {
         Err(WriteError::Full)
     }
 
-    /// Makes all that was committed durable. Returns how long that took.
-    pub(crate) fn sync(&mut self) -> Result<Duration, CommitError> {
+    /// Makes all that was committed durable. Returns how long that took, if there was anything to sync.
+    pub(crate) fn sync(&mut self) -> Result<Option<Duration>, CommitError> {
         self.check()?;
         if self.unsynced_since.is_none() {
-            return Ok(Duration::ZERO);
+            return Ok(None);
         }
         let start = Instant::now();
         self.sync_segment().map_err(|error| self.fail(&error))?;
-        Ok(start.elapsed())
+        Ok(Some(start.elapsed()))
     }
 
     fn sync_segment(&mut self) -> Result<(), WriteError> {
