@@ -159,8 +159,11 @@ fn truncated_at_any_byte_a_log_has_the_records_before() {
                 Err(error) => assert!(error.is_damage() && name != &names[2], "{error}"),
             }
             // And the log can be written on.
-            let opened = open(&Simulated::new(whole.clone()), tiny(SyncPolicy::Always));
+            let folder = Simulated::new(whole.clone());
+            let opened = open(&folder, tiny(SyncPolicy::Always));
             assert_eq!(opened.set("after", "it"), Ok(left + 1));
+            let (table, recovery) = read(&folder.image()).unwrap();
+            assert_eq!((table, recovery.last_sequence, recovery.torn), (opened.map.table(), left + 1, None));
         }
         whole.remove(name);
     }
