@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use common::{Opened, Table, delete, open, read, set, states, tiny};
@@ -50,6 +51,17 @@ fn acknowledged(events: &[Event]) -> u64 {
         .filter_map(|event| if let Event::Note(sequence) = event { Some(*sequence) } else { None })
         .max()
         .unwrap_or(0)
+}
+
+/// Number of records in a segment.
+fn records(image: &Image, segment: &str) -> usize {
+    let mut offsets = BTreeSet::new();
+    txlog::dump_in(&Simulated::new(image.clone()), |location, _| {
+        offsets.extend((location.file == segment).then_some(location.offset));
+        Ok(())
+    })
+    .unwrap();
+    offsets.len()
 }
 
 /// Checks that a log holds exactly the first records, and at least so many.
@@ -102,8 +114,12 @@ fn a_log_goes_on_after_a_crash_at_any_step_and_recovery_itself_may_crash() {
         opened_again += 1;
         // A crash while the first one is repaired, wherever there is more to it than the lock and the watermark.
         if repairs.len() > 6 {
+            let torn =
+                opened.recovery.torn.as_ref().map(|torn| &image[&torn.file][usize::try_from(torn.offset).unwrap()..]);
             crashes(&image, &repairs, false, |Crash { image, .. }| {
                 assert_eq!(check(&image, &states, least), recovered);
+                let kept = torn.is_none_or(|torn| image.values().any(|bytes| bytes.ends_with(torn)));
+                assert!(kept, "the torn tail is neither in its place nor aside");
                 crashed_again += 1;
             });
         }
@@ -143,8 +159,11 @@ fn truncated_at_any_byte_a_log_has_the_records_before() {
                 Err(error) => assert!(error.is_damage() && name != &names[2], "{error}"),
             }
             // And the log can be written on.
-            let opened = open(&Simulated::new(whole.clone()), tiny(SyncPolicy::Always));
+            let folder = Simulated::new(whole.clone());
+            let opened = open(&folder, tiny(SyncPolicy::Always));
             assert_eq!(opened.set("after", "it"), Ok(left + 1));
+            let (table, recovery) = read(&folder.image()).unwrap();
+            assert_eq!((table, recovery.last_sequence, recovery.torn), (opened.map.table(), left + 1, None));
         }
         whole.remove(name);
     }
@@ -157,13 +176,14 @@ fn a_flip_of_any_bit_is_damage_or_leaves_a_prefix() {
     let opened = open(&folder, tiny(SyncPolicy::Always));
     write(&opened, &folder, 0, 6);
     opened.log.compact().unwrap();
-    write(&opened, &folder, 6, 15);
+    write(&opened, &folder, 6, 16);
     let states = states(&opened.map.history());
     opened.log.close().unwrap();
     let all = states.len() as u64 - 1;
     let mut whole = folder.image();
-    // A snapshot, three segments, the watermark.
+    // A snapshot, three segments, the watermark; and more than one record in the last segment.
     assert_eq!(whole.len(), 5);
+    assert!(records(&whole, "00000000000000000004.log") > 1);
     for watermark in [true, false] {
         if !watermark {
             whole.remove("watermark");
