@@ -86,6 +86,45 @@ bench-store *arguments: target
     tests/bench/store.py "$@"
     just bench-log
 
+# Measure txlog beside Redis on this disk, in turns; then replay and compaction of a log of 1 GiB
+bench-log:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for tool in redis-server redis-benchmark; do
+        command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install redis-server" >&2; exit 1; }
+    done
+    cargo build --release --locked -p txlog --example bench
+    bench=${CARGO_TARGET_DIR:-$PWD/target}/release/examples/bench
+    folder=$(mktemp -d target/bench-log.XXXXXX)
+    cd "$folder"
+    redis-server --unixsocket redis.socket --port 0 --appendonly yes --appendfsync always --save '' >redis.log &
+    redis=$!
+    trap 'kill $redis || true; wait $redis || true; rm -r "$PWD"' EXIT
+    until redis-cli -s redis.socket ping >/dev/null 2>&1; do sleep 0.1; done
+    for _ in 1 2 3; do
+        "$bench" write 64 300000
+        printf 'Redis, appendfsync always, 64 clients: '
+        redis-benchmark -s redis.socket -c 64 -t set -n 300000 -d 64 -q | tr '\r' '\n' | grep requests
+    done
+    "$bench" replay
+    "$bench" compact
+
+# Run txlog's fuzz targets for so many seconds each
+fuzz seconds="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # It only starts the compiler; to optimise it would take longer than it ever runs.
+    command -v cargo-fuzz >/dev/null || cargo install --quiet --locked --debug cargo-fuzz@0.13.2
+    target=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
+    cd host/crates/txlog
+    for name in payloads recovery; do
+        # What it finds on the way is kept for the next time; what it starts from is in the repository. No sanitizer: it
+        # would need a nightly compiler, and there is no unsafe code to be found out.
+        mkdir -p "$target/corpus/$name"
+        cargo fuzz run --sanitizer none --target-dir "$target" "$name" "$target/corpus/$name" "fuzz/seeds/$name" -- \
+            -max_total_time={{ seconds }} -max_len=4096 -print_final_stats=1
+    done
+
 # Format all Rust code
 fmt:
     cargo fmt --all

@@ -87,6 +87,14 @@ pub fn prepare_serve() {
 fn build(arguments: &[&str]) -> Vec<PathBuf> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(arguments);
+    // What cargo tells this process about its own package. Build scripts of dependencies that look at the like would run
+    // again, and half of the host be compiled again, each time that somebody builds by hand in between.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
     let output = command
         .current_dir(root())
         .stdin(Stdio::null())

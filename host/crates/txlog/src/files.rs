@@ -68,10 +68,10 @@ pub(crate) fn torn(id: u64, offset: u64, n: u32) -> String {
     }
 }
 
+/// Ids begin at 1.
 fn parse_id(digits: &str) -> Option<u64> {
-    (digits.len() == ID_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit()))
-        .then(|| digits.parse().ok())
-        .flatten()
+    let valid = digits.len() == ID_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());
+    digits.parse().ok().filter(|id| valid && *id > 0)
 }
 
 /// Whether this is `<id>-<offset>` or `<id>-<offset>-<n>`.
@@ -182,8 +182,10 @@ mod tests {
         for ours in [LOCK, WATERMARK, &torn(7, 48, 0), &torn(7, 48, 3)] {
             assert_eq!(Name::parse(ours), Name::Other, "{ours}");
         }
-        let doubly = temporary(&temporary(&segment(7)));
-        for foreign in ["", "7.log", ".log", "0000000000000000000a.log", "lost+found", "torn-1", "notes.tmp", &doubly] {
+        let (doubly, zero) = (temporary(&temporary(&segment(7))), segment(0));
+        for foreign in
+            [&*zero, "", "7.log", ".log", "0000000000000000000a.log", "lost+found", "torn-1", "notes.tmp", &doubly]
+        {
             assert_eq!(Name::parse(foreign), Name::Foreign, "{foreign}");
         }
     }

@@ -10,8 +10,11 @@
 //! - [`medium`]: what it is written to; `medium::simulation` (feature `simulation`): one that crashes.
 //!
 //! `FORMAT.md` beside this crate has the bytes, what is assumed of the medium, what a crash can leave and what each policy
-//! can lose. Data flows down this list, each file knowing only those below it: `group` (the thread), `compaction`,
-//! `inspect`, `log` (appending and rotating), `recovery`, `scan` (reading), `snapshot`, `frame` and `record`, `medium`.
+//! can lose. Inside, each of these knows only those after it:
+//!
+//! `group` (the thread and its queue) and `inspect` (verify, dump); `compaction`; `repair` (opening); `log` (appending and
+//! rotating); `recovery` (reading a whole log); `scan` (reading a file's frames); `watermark`, `files` (names and headers),
+//! `record` (payloads), `frame`; `medium`.
 
 mod compaction;
 mod config;

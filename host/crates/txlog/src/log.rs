@@ -187,7 +187,7 @@ impl Log {
             Ok(()) => {
                 self.end = Place { offset: self.end.offset + bytes, sequence: self.sequence, chain: self.chain };
                 self.unsynced_since.get_or_insert_with(Instant::now);
-                let sync = if self.policy == SyncPolicy::Always { Some(self.sync()?) } else { None };
+                let sync = if self.policy == SyncPolicy::Always { self.sync()? } else { None };
                 Ok(Written { bytes, sync })
             }
             Err(WriteError::Full) => {
@@ -215,15 +215,15 @@ impl Log {
         Err(WriteError::Full)
     }
 
-    /// Makes all that was committed durable. Returns how long that took.
-    pub(crate) fn sync(&mut self) -> Result<Duration, CommitError> {
+    /// Makes all that was committed durable. Returns how long that took, if there was anything to sync.
+    pub(crate) fn sync(&mut self) -> Result<Option<Duration>, CommitError> {
         self.check()?;
         if self.unsynced_since.is_none() {
-            return Ok(Duration::ZERO);
+            return Ok(None);
         }
         let start = Instant::now();
         self.sync_segment().map_err(|error| self.fail(&error))?;
-        Ok(start.elapsed())
+        Ok(Some(start.elapsed()))
     }
 
     fn sync_segment(&mut self) -> Result<(), WriteError> {
@@ -272,7 +272,7 @@ impl Log {
         let other = |source| WriteError::Other { action: format!("create {name}"), source };
         match create_segment(&*self.folder, &header) {
             Err(error) if is_full(&error) => {
-                self.remove_unfinished(&files::temporary(&name)).map_err(other)?;
+                self.remove_unfinished(&name).map_err(other)?;
                 return Err(WriteError::Full);
             }
             created => created.map_err(other)?,
@@ -288,12 +288,14 @@ impl Log {
         self.write_watermark().map_err(|source| WriteError::Other { action: "write the watermark".into(), source })
     }
 
-    /// After the creation of a segment found no room: removes what there is of it. It must not have got its name.
-    fn remove_unfinished(&self, temporary: &str) -> io::Result<()> {
-        match self.folder.remove(temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    /// After the creation of a segment found no room: removes what there is of it. Fails if it got its name nevertheless.
+    fn remove_unfinished(&self, name: &str) -> io::Result<()> {
+        let gone = |result: io::Result<()>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
+        gone(self.folder.remove(&files::temporary(name)))?;
+        gone(self.folder.open(name).and_then(|_| Err(io::ErrorKind::AlreadyExists.into())))
     }
 
     fn write_watermark(&self) -> io::Result<()> {

@@ -116,16 +116,12 @@ pub(crate) fn survey(folder: &dyn Folder, visitor: &mut dyn Visitor) -> Result<S
     if let Some(snapshot) = &snapshot {
         (report.keys, greatest) = reader.snapshot(snapshot)?;
     }
-    // Where the first segment begins: as its header says, if there is a snapshot.
-    let mut end = match (&snapshot, segments.first()) {
-        (Some(snapshot), None) => {
-            Place { offset: 0, sequence: snapshot.header.first_sequence - 1, chain: reader.seed.chain() }
-        }
-        (Some(snapshot), Some(first)) => {
-            Place { offset: 0, sequence: snapshot.header.first_sequence - 1, chain: first.header.chain }
-        }
-        (None, _) => Place { offset: 0, sequence: 0, chain: reader.seed.chain() },
-    };
+    // Where the first segment begins. With a snapshot before it, its own header says how the chain goes on.
+    let mut end = Place { offset: 0, sequence: 0, chain: reader.seed.chain() };
+    if let Some(snapshot) = &snapshot {
+        end.sequence = snapshot.header.first_sequence - 1;
+        end.chain = segments.first().map_or(end.chain, |first| first.header.chain);
+    }
     let mut tail = None;
     for (n, segment) in segments.iter().enumerate() {
         let (records, stopped) = reader.segment(segment, &mut end, n + 1 == segments.len() && headless.is_none())?;

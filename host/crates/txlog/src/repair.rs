@@ -38,10 +38,8 @@ pub(crate) fn open(
     let identity = identity.unwrap_or_else(|| RandomState::new().hash_one(0));
     let name = files::segment(segment);
     if end.offset == 0 {
-        let seed = Seed::of(identity);
-        let chain = if end.sequence == 0 { seed.chain() } else { end.chain };
-        let header =
-            FileHeader { contents: Contents::Segment, identity, id: segment, first_sequence: end.sequence + 1, chain };
+        let (first_sequence, chain) = (end.sequence + 1, Seed::of(identity).chain());
+        let header = FileHeader { contents: Contents::Segment, identity, id: segment, first_sequence, chain };
         create_segment(&*folder, &header).map_err(OpenError::io(format!("create {name}")))?;
         end = Place { offset: FileHeader::LEN as u64, sequence: end.sequence, chain };
     } else if tail.is_some_and(|tail| tail.segment > segment) {

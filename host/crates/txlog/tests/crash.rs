@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use common::{Opened, Table, delete, open, read, set, states, tiny};
-use txlog::medium::simulation::{Crash, Event, Image, Simulated, crashes};
+use txlog::medium::simulation::{Crash, Event, Image, Simulated, crashes, forged};
 use txlog::{OpenError, SyncPolicy};
 
 /// Writes a bit of everything: sets, deletes, batches; enough for some segments.
@@ -50,6 +51,17 @@ fn acknowledged(events: &[Event]) -> u64 {
         .filter_map(|event| if let Event::Note(sequence) = event { Some(*sequence) } else { None })
         .max()
         .unwrap_or(0)
+}
+
+/// Number of records in a segment.
+fn records(image: &Image, segment: &str) -> usize {
+    let mut offsets = BTreeSet::new();
+    txlog::dump_in(&Simulated::new(image.clone()), |location, _| {
+        offsets.extend((location.file == segment).then_some(location.offset));
+        Ok(())
+    })
+    .unwrap();
+    offsets.len()
 }
 
 /// Checks that a log holds exactly the first records, and at least so many.
@@ -102,8 +114,12 @@ fn a_log_goes_on_after_a_crash_at_any_step_and_recovery_itself_may_crash() {
         opened_again += 1;
         // A crash while the first one is repaired, wherever there is more to it than the lock and the watermark.
         if repairs.len() > 6 {
+            let torn =
+                opened.recovery.torn.as_ref().map(|torn| &image[&torn.file][usize::try_from(torn.offset).unwrap()..]);
             crashes(&image, &repairs, false, |Crash { image, .. }| {
                 assert_eq!(check(&image, &states, least), recovered);
+                let kept = torn.is_none_or(|torn| image.values().any(|bytes| bytes.ends_with(torn)));
+                assert!(kept, "the torn tail is neither in its place nor aside");
                 crashed_again += 1;
             });
         }
@@ -143,8 +159,11 @@ fn truncated_at_any_byte_a_log_has_the_records_before() {
                 Err(error) => assert!(error.is_damage() && name != &names[2], "{error}"),
             }
             // And the log can be written on.
-            let opened = open(&Simulated::new(whole.clone()), tiny(SyncPolicy::Always));
+            let folder = Simulated::new(whole.clone());
+            let opened = open(&folder, tiny(SyncPolicy::Always));
             assert_eq!(opened.set("after", "it"), Ok(left + 1));
+            let (table, recovery) = read(&folder.image()).unwrap();
+            assert_eq!((table, recovery.last_sequence, recovery.torn), (opened.map.table(), left + 1, None));
         }
         whole.remove(name);
     }
@@ -157,13 +176,14 @@ fn a_flip_of_any_bit_is_damage_or_leaves_a_prefix() {
     let opened = open(&folder, tiny(SyncPolicy::Always));
     write(&opened, &folder, 0, 6);
     opened.log.compact().unwrap();
-    write(&opened, &folder, 6, 15);
+    write(&opened, &folder, 6, 16);
     let states = states(&opened.map.history());
     opened.log.close().unwrap();
     let all = states.len() as u64 - 1;
     let mut whole = folder.image();
-    // A snapshot, three segments, the watermark.
+    // A snapshot, three segments, the watermark; and more than one record in the last segment.
     assert_eq!(whole.len(), 5);
+    assert!(records(&whole, "00000000000000000004.log") > 1);
     for watermark in [true, false] {
         if !watermark {
             whole.remove("watermark");
@@ -188,6 +208,36 @@ fn a_flip_of_any_bit_is_damage_or_leaves_a_prefix() {
                     Err(error) => panic!("{error}"),
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_record_that_makes_no_sense_is_damage_though_its_checksums_are_right() {
+    let set: &[u8] = &[1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, b'b', b'k', b'v'];
+    let (table, recovery) = read(&forged([set])).unwrap();
+    assert_eq!((table.len(), recovery.records), (1, 1));
+    let mut as_of = set.to_vec();
+    as_of[4] = 3;
+    as_of.splice(12..12, [0; 8]);
+    let wrong: [&[u8]; 7] = [
+        b"",
+        &[0, 0, 0, 0],
+        // One operation fewer than there are, and one more.
+        &[set, &set[4..]].concat(),
+        &[&[2], &set[1..]].concat(),
+        // A length beyond the end.
+        &[&set[..8], &[0xff; 4], &set[12..]].concat(),
+        // A kind that there isn't, and one that only snapshots have.
+        &[&set[..4], &[9], &set[5..]].concat(),
+        &as_of,
+    ];
+    for payload in wrong {
+        match read(&forged([set, payload])) {
+            Err(OpenError::Damage(damage)) => {
+                assert_eq!((damage.offset, damage.what.as_str()), (99, "the record makes no sense"))
+            }
+            other => panic!("{payload:?}: {other:?}"),
         }
     }
 }

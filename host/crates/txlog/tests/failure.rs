@@ -187,6 +187,32 @@ fn an_interval_syncs_without_further_writes() {
 }
 
 #[test]
+fn opening_writes_and_syncs_what_may_not_be_on_the_disk() {
+    let folder = Simulated::default();
+    let opened = open(&folder, tiny(SyncPolicy::Always));
+    opened.set("key", "value").unwrap();
+    opened.log.close().unwrap();
+    let mut image = folder.image();
+    let segment = image["00000000000000000001.log"].clone();
+    // With the watermark, and without it.
+    for written in [Vec::new(), vec![segment]] {
+        let folder = Simulated::new(image.clone());
+        drop(open(&folder, tiny(SyncPolicy::Always)));
+        let (mut writes, mut syncs) = (Vec::new(), 0);
+        for event in folder.events() {
+            match event {
+                Event::Write(_, 0, bytes) if bytes.starts_with(b"TXLOGWTM") => break,
+                Event::Write(_, _, bytes) => writes.push(bytes),
+                Event::SyncFile(_) => syncs += 1,
+                _ => {}
+            }
+        }
+        assert_eq!((writes, syncs), (written, 1));
+        image.remove("watermark");
+    }
+}
+
+#[test]
 fn without_a_sync_closing_does_it() {
     let folder = Simulated::default();
     let opened = open(&folder, tiny(SyncPolicy::Never));

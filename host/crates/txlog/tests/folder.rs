@@ -303,6 +303,29 @@ fn files_of_two_logs_do_not_mix() {
 }
 
 #[test]
+fn records_of_two_futures_of_one_log_do_not_mix() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    open(folder.path()).unwrap().set("key", "both").unwrap();
+    for (path, bytes) in contents(folder.path()) {
+        fs::write(other.path().join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    let write = |folder: &Path, value| {
+        let opened = open(folder).unwrap();
+        opened.set("key", value).unwrap();
+        opened.log.close().unwrap();
+        let end = fs::metadata(segments(folder).pop().unwrap()).unwrap().len();
+        open(folder).unwrap().set("key", value).unwrap();
+        (fs::read(segments(folder).pop().unwrap()).unwrap(), usize::try_from(end).unwrap())
+    };
+    let ((mine, end), (theirs, _)) = (write(folder.path(), "mine"), write(other.path(), "else"));
+    assert_eq!(mine.len(), theirs.len());
+    // The sequence is right, and each frame is good by itself.
+    let last = segments(folder.path()).pop().unwrap();
+    fs::write(&last, [&mine[..end], &theirs[end..]].concat()).unwrap();
+    assert_damage(folder.path(), last.file_name().unwrap().to_str().unwrap(), end as u64, "does not follow");
+}
+
+#[test]
 fn a_file_of_ours_with_other_content_is_damage() {
     let folder = three_segments();
     let [_, second, _] = &segments(folder.path())[..] else { panic!() };

@@ -1,10 +1,10 @@
 //! The backend that keeps its data: everything in memory, every change in a transaction log.
 //!
-//! Reads are lookups in memory. A write is a [`Job`] for the log's thread, which takes all jobs that wait, decides them one
+//! Reads are lookups in memory. A write is a job for the log's thread, which takes all jobs that wait, decides them one
 //! after the other, writes and syncs them as one, publishes them to readers and answers them. While it syncs, the next
 //! ones gather. So the order of the log is the order of all writes, and one sync serves many of them.
 //!
-//! Bounded by [`Limits::total`] in memory, by [`QUEUED`] for writes that wait, and on disk by the log's compaction.
+//! Bounded by [`Limits::total`] in memory, by 64 MiB of writes that wait, and on disk by the log's compaction.
 
 mod inspect;
 mod job;
@@ -58,7 +58,8 @@ impl Default for Config {
 
 /// A [`Store`] that keeps its data on disk. Its versions mean the same after it was opened again.
 ///
-/// With [`SyncPolicy::Always`], an acknowledged write survives a power cut. Otherwise it survives the end of the process.
+/// With [`SyncPolicy::Always`], an acknowledged write survives a power cut. Otherwise it survives the end of the process,
+/// and the versions of writes that a power cut has taken are given again.
 pub struct DurableStore {
     limits: Limits,
     keys: Arc<Keys>,

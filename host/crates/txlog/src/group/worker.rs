@@ -104,7 +104,7 @@ impl<S: State> Worker<S> {
 
     /// Makes all that was committed durable. Returns whether it is.
     fn sync(&mut self) -> bool {
-        let synced = self.log.sync().map(|sync| Written { bytes: 0, sync: Some(sync) });
+        let synced = self.log.sync().map(|sync| Written { bytes: 0, sync });
         self.note(&synced, 0);
         synced.is_ok()
     }
@@ -138,6 +138,7 @@ impl<S: State> Worker<S> {
     /// Tells the observer what became of a commit or sync.
     fn note(&mut self, outcome: &Result<Written, CommitError>, jobs: usize) {
         match outcome {
+            Ok(Written { bytes: 0, sync: None }) => {}
             Ok(Written { bytes, sync }) => {
                 self.last_sync = sync.unwrap_or(self.last_sync);
                 self.config.observer.committed(Committed { jobs, bytes: *bytes, sync: *sync });

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{File, Folder, Lock};
+use crate::files::{self, Contents, FileHeader};
+use crate::frame::{HEADER, Kind, Seed, seal};
 
 /// The files of a folder, by name.
 pub type Image = BTreeMap<String, Vec<u8>>;
@@ -245,6 +247,22 @@ impl File for Handle {
         inner.events.push(Event::SyncFile(self.file));
         Ok(())
     }
+}
+
+/// A log whose frames are good and have these payloads, whatever is in them: what no crash can leave, but somebody could
+/// make.
+pub fn forged<'a>(payloads: impl IntoIterator<Item = &'a [u8]>) -> Image {
+    let seed = Seed::of(0);
+    let header = FileHeader { contents: Contents::Segment, identity: 0, id: 1, first_sequence: 1, chain: seed.chain() };
+    let mut bytes = header.encode().to_vec();
+    let mut chain = header.chain;
+    for (sequence, payload) in (1..).zip(payloads) {
+        let start = bytes.len();
+        bytes.resize(start + HEADER, 0);
+        bytes.extend_from_slice(payload);
+        chain = seal(&mut bytes[start..], Kind::Record, sequence, sequence - 1, chain, seed);
+    }
+    Image::from([(files::segment(1), bytes)])
 }
 
 fn write(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
