@@ -1,9 +1,9 @@
-//! Compaction: a snapshot of the live keys replaces the segments before it. FORMAT.md has the steps, what a crash leaves at
-//! each, and why a snapshot is right that is made while the state changes.
+//! Compaction: a snapshot of the live keys replaces the segments before it. FORMAT.md has the steps, what a crash
+//! leaves at each, and why a snapshot is right that is made while the state changes.
 //!
-//! Runs in a thread of its own, one at a time; its memory is bounded by a page of the state, and what it has written but
-//! not synced by [`SLICE`], so that the writers' syncs don't have to wait for much of it. It rests between slices, unless
-//! the log grows so fast meanwhile that the disk would fill up.
+//! Runs in a thread of its own, one at a time; its memory is bounded by a page of the state, and what it has written
+//! but not synced by [`SLICE`], so that the writers' syncs don't have to wait for much of it. It rests between slices,
+//! unless the log grows so fast meanwhile that the disk would fill up.
 
 use std::io;
 use std::sync::Arc;

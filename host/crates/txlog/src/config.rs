@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::compaction::{CompactError, Compaction};
 use crate::limits::Limits;
 
-/// When what was written is synced: what an acknowledged write survives. None loses anything when the process is killed.
+/// When what was written is synced: what an acknowledged write survives. None loses anything when the process is
+/// killed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncPolicy {
     /// Before it is acknowledged: an acknowledged write survives a power cut.

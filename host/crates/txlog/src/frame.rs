@@ -57,8 +57,8 @@ pub(crate) struct Header {
     pub(crate) crc: u32,
 }
 
-/// Writes the header of the frame whose payload begins [`HEADER`] bytes into `frame` and ends with it. Returns the chain
-/// after it.
+/// Writes the header of the frame whose payload begins [`HEADER`] bytes into `frame` and ends with it. Returns the
+/// chain after it.
 pub(crate) fn seal(frame: &mut [u8], kind: Kind, sequence: u64, durable: u64, previous: u32, seed: Seed) -> u32 {
     let (header, payload) = frame.split_at_mut(HEADER);
     let length = u32::try_from(payload.len()).expect("a payload within the limits");

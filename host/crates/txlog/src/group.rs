@@ -1,8 +1,8 @@
 //! Group commit: one thread owns the log, and all jobs that wait share one write and one sync.
 //!
-//! While the thread syncs, the jobs for the next commit gather in the queue, which is bounded in jobs and bytes; as much
-//! again may be in the thread's hands. A commit is bounded in the same way, so that its first job doesn't wait for long.
-//! The thread sleeps when there is nothing to do.
+//! While the thread syncs, the jobs for the next commit gather in the queue, which is bounded in jobs and bytes; as
+//! much again may be in the thread's hands. A commit is bounded in the same way, so that its first job doesn't wait for
+//! long. The thread sleeps when there is nothing to do.
 
 mod worker;
 

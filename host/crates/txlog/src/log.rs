@@ -1,4 +1,5 @@
-//! The log being written: one owner, no thread. Appends records to a buffer, commits them with one write, rotates segments.
+//! The log being written: one owner, no thread. Appends records to a buffer, commits them with one write, rotates
+//! segments.
 //!
 //! Bounded by its owner, who commits before the buffer is too large. Open files: the segment, the watermark, the lock.
 
@@ -243,8 +244,8 @@ impl Log {
         }
     }
 
-    /// Ends the segment and begins a new one, unless this one is still empty. Returns the id of the one being written. Only
-    /// when nothing is pending.
+    /// Ends the segment and begins a new one, unless this one is still empty. Returns the id of the one being written.
+    /// Only when nothing is pending.
     pub(crate) fn rotate(&mut self) -> Result<u64, CommitError> {
         self.check()?;
         debug_assert!(self.buffer.is_empty(), "records belong to the segment they were made for");
@@ -288,7 +289,8 @@ impl Log {
         self.write_watermark().map_err(|source| WriteError::Other { action: "write the watermark".into(), source })
     }
 
-    /// After the creation of a segment found no room: removes what there is of it. Fails if it got its name nevertheless.
+    /// After the creation of a segment found no room: removes what there is of it. Fails if it got its name
+    /// nevertheless.
     fn remove_unfinished(&self, name: &str) -> io::Result<()> {
         let gone = |result: io::Result<()>| match result {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,5 +1,5 @@
-//! Opening: makes what recovery found a log that can be written on. Here alone something is removed or cut, and only what
-//! recovery has found to be of no use. A crash at any step leaves what the same steps lead to the same end.
+//! Opening: makes what recovery found a log that can be written on. Here alone something is removed or cut, and only
+//! what recovery has found to be of no use. A crash at any step leaves what the same steps lead to the same end.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -103,8 +103,9 @@ fn copy(folder: &dyn Folder, tail: Tail, name: &str) -> io::Result<()> {
     folder.sync()
 }
 
-/// Cuts a segment at its end and makes all before it durable. What isn't known to be synced is written again: after a sync
-/// that failed, in a process before this one, the kernel may have pages that it thinks are on the disk and are not.
+/// Cuts a segment at its end and makes all before it durable. What isn't known to be synced is written again: after a
+/// sync that failed, in a process before this one, the kernel may have pages that it thinks are on the disk and are
+/// not.
 fn settle(file: &dyn File, synced: u64, end: u64) -> io::Result<()> {
     if file.len()? > end {
         file.set_len(end)?;

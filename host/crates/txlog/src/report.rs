@@ -17,8 +17,8 @@ pub struct Recovery {
     pub bytes: u64,
     /// The tail that was cut off.
     pub torn: Option<TornTail>,
-    /// Acknowledged records that are missing because a file is shorter than it was when they were synced: somebody cut it,
-    /// or the medium lost what it had confirmed. An error, though the log opens.
+    /// Acknowledged records that are missing because a file is shorter than it was when they were synced: somebody cut
+    /// it, or the medium lost what it had confirmed. An error, though the log opens.
     pub lost: u64,
     /// Files of a rotation or compaction that was cut short, now deleted.
     pub leftovers: Vec<String>,

@@ -1,5 +1,5 @@
-//! Reading the frames of one file, in order. The memory it takes is bounded: a buffer of 1 MiB, or of one frame if that is
-//! larger, and a frame's length is checked against what is left of the file first.
+//! Reading the frames of one file, in order. The memory it takes is bounded: a buffer of 1 MiB, or of one frame if that
+//! is larger, and a frame's length is checked against what is left of the file first.
 
 use std::io;
 
@@ -108,7 +108,8 @@ impl<'f> Frames<'f> {
     }
 }
 
-/// Whether anything from an offset on proves that the record with this sequence was synced: a frame's header that says so.
+/// Whether anything from an offset on proves that the record with this sequence was synced: a frame's header that says
+/// so.
 pub(crate) fn proves_synced(file: &dyn File, from: u64, seed: Seed, sequence: u64) -> io::Result<bool> {
     let mut buffer = vec![0; BUFFER];
     let mut offset = from;

@@ -10,15 +10,15 @@ use crate::record::{Entry, Record};
 /// It has two layers: what is committed, which everybody may read, and what was decided since the last
 /// [`publish`](State::publish), which only [`decide`](State::decide) looks at.
 ///
-/// Everything but [`visit`](State::visit) and [`live`](State::live) is called by one thread at a time: by the one that opens the log, then by the
-/// log's own. None may block for long, and none may call the log.
+/// Everything but [`visit`](State::visit) and [`live`](State::live) is called by one thread at a time: by the one that
+/// opens the log, then by the log's own. None may block for long, and none may call the log.
 pub trait State: Send + Sync + 'static {
     /// What somebody wants done, and how to tell them about it.
     type Job: Send + 'static;
 
     /// Takes an entry while the log is being opened: first those of the snapshot, then those of the records, in order.
-    /// An entry replaces what was there, even something with a greater sequence: the snapshot may be ahead of the records
-    /// that follow, which then lead to the same again.
+    /// An entry replaces what was there, even something with a greater sequence: the snapshot may be ahead of the
+    /// records that follow, which then lead to the same again.
     ///
     /// # Errors
     /// Says what is wrong with an entry that can't be one of this state. It counts as damage.
@@ -40,11 +40,11 @@ pub trait State: Send + Sync + 'static {
     fn answer(&self, job: Self::Job, outcome: Result<(), CommitError>);
 
     /// For a snapshot: visits what is committed and live, as [`Operation::Set`](crate::Operation::Set) with the
-    /// sequence of the record that set it, in the order of (bucket, key), from the first one greater than `after`, until
-    /// about `bytes` were visited. Returns the last position if there may be more, and `None` at the end.
+    /// sequence of the record that set it, in the order of (bucket, key), from the first one greater than `after`,
+    /// until about `bytes` were visited. Returns the last position if there may be more, and `None` at the end.
     ///
-    /// Called by another thread than the rest, while the state goes on changing; locks must be short. A key that is live
-    /// throughout must be visited exactly once.
+    /// Called by another thread than the rest, while the state goes on changing; locks must be short. A key that is
+    /// live throughout must be visited exactly once.
     fn visit(&self, after: Option<&Position>, bytes: usize, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Position>;
 
     /// How much is committed and live. Asked after each commit.

@@ -161,6 +161,7 @@ fn truncated_at_any_byte_a_log_has_the_records_before() {
             // And the log can be written on.
             let folder = Simulated::new(whole.clone());
             let opened = open(&folder, tiny(SyncPolicy::Always));
+            assert_eq!(read(&folder.image()).unwrap().1.torn, None);
             assert_eq!(opened.set("after", "it"), Ok(left + 1));
             let (table, recovery) = read(&folder.image()).unwrap();
             assert_eq!((table, recovery.last_sequence, recovery.torn), (opened.map.table(), left + 1, None));

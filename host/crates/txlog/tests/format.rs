@@ -57,8 +57,8 @@ fn version_1_is_read() {
     assert_eq!(opened.set("goes", "on"), Ok(13));
 }
 
-/// Writes the fixture of today's version: `cargo test -p txlog --test format -- --ignored`. Only for a new version; those
-/// that are there stay as they are.
+/// Writes the fixture of today's version: `cargo test -p txlog --test format -- --ignored`. Only for a new version;
+/// those that are there stay as they are.
 #[test]
 #[ignore = "writes a fixture"]
 fn write_a_fixture() {

@@ -73,7 +73,8 @@ proptest! {
                     opened = open(&folder, tiny(sync));
                     let last = opened.recovery.last_sequence;
                     if sync == SyncPolicy::Always || !power_cut {
-                        // The write that the crash tears is not one that was acknowledged, unless it is the watermark's.
+                        // The write that the crash tears is not one that was acknowledged, unless it is the
+                        // watermark's.
                         prop_assert!(last + 1 == states.len() as u64 || events_end_in_a_record(&events));
                     }
                     states.truncate(usize::try_from(last).unwrap() + 1);

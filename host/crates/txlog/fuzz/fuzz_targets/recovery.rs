@@ -1,6 +1,8 @@
-//! A log that somebody has been at: opens with values that were written, or is refused; and what opens can be written on.
+//! A log that somebody has been at: opens with values that were written, or is refused; and what opens can be written
+//! on.
 //!
-//! The input: changes of the fixture of version 1. Each is a kind, a file, an offset (two bytes), and what the kind needs.
+//! The input: changes of the fixture of version 1. Each is a kind, a file, an offset (two bytes), and what the kind
+//! needs.
 
 #![no_main]
 

@@ -1,8 +1,9 @@
 //! A medium that crashes, for tests.
 //!
-//! A [`Simulated`] folder is in memory and writes down everything that is done to it. [`crashes`] then goes through that
-//! journal and shows, for every step, what a crash right there can leave, by the assumptions of FORMAT.md: of a killed
-//! process all that it wrote, the last write perhaps torn; of a power cut what was synced, and of the rest anything.
+//! A [`Simulated`] folder is in memory and writes down everything that is done to it. [`crashes`] then goes through
+//! that journal and shows, for every step, what a crash right there can leave, by the assumptions of FORMAT.md: of a
+//! killed process all that it wrote, the last write perhaps torn; of a power cut what was synced, and of the rest
+//! anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -249,8 +250,8 @@ impl File for Handle {
     }
 }
 
-/// A log whose frames are good and have these payloads, whatever is in them: what no crash can leave, but somebody could
-/// make.
+/// A log whose frames are good and have these payloads, whatever is in them: what no crash can leave, but somebody
+/// could make.
 pub fn forged<'a>(payloads: impl IntoIterator<Item = &'a [u8]>) -> Image {
     let seed = Seed::of(0);
     let header = FileHeader { contents: Contents::Segment, identity: 0, id: 1, first_sequence: 1, chain: seed.chain() };
