@@ -23,7 +23,7 @@ use crate::state::State;
 /// About so many bytes of keys and values are in a frame of a snapshot.
 const PAGE: usize = 64 * 1024;
 /// After so many bytes the snapshot is synced.
-const SLICE: u64 = 256 * 1024;
+const SLICE: u64 = 64 * 1024;
 /// Between slices the disk belongs to the writers: for so many times what a slice took, and not longer than that.
 const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
@@ -93,8 +93,9 @@ fn error(action: &str, name: &str) -> impl FnOnce(io::Error) -> CompactError {
 }
 
 impl<S: State> Plan<S> {
-    /// Makes the snapshot. `sync` makes the log durable and returns its last sequence; `pace` is asked for each page.
-    pub(crate) fn run(self, sync: impl FnOnce() -> Result<u64, CompactError>, pace: impl Fn() -> Pace) -> Done {
+    /// Makes the snapshot. `sync` makes the log durable and returns its last sequence; `pace` is asked for each page,
+    /// with the bytes that were written so far.
+    pub(crate) fn run(self, sync: impl FnOnce() -> Result<u64, CompactError>, pace: impl Fn(u64) -> Pace) -> Done {
         let mut done = Done { snapshot: None, keys: 0, removed: Vec::new(), outcome: Ok(()) };
         done.outcome = self.install(sync, pace, &mut done).and_then(|()| self.remove_old(&mut done.removed));
         done
@@ -103,7 +104,7 @@ impl<S: State> Plan<S> {
     fn install(
         &self,
         sync: impl FnOnce() -> Result<u64, CompactError>,
-        pace: impl Fn() -> Pace,
+        pace: impl Fn(u64) -> Pace,
         done: &mut Done,
     ) -> Result<(), CompactError> {
         let name = files::snapshot(self.header.id);
@@ -125,14 +126,14 @@ impl<S: State> Plan<S> {
         &self,
         temporary: &str,
         sync: impl FnOnce() -> Result<u64, CompactError>,
-        pace: impl Fn() -> Pace,
+        pace: impl Fn(u64) -> Pace,
     ) -> Result<(u64, u64), CompactError> {
         let file = self.folder.create(temporary).map_err(error("create", temporary))?;
         let mut writer = Writer::begin(&*file, &self.header).map_err(error("write", temporary))?;
         let mut after = None;
         let mut slice = Instant::now();
         loop {
-            let pace = pace();
+            let pace = pace(writer.offset);
             if pace == Pace::Stop {
                 return Err(CompactError::Closed);
             }

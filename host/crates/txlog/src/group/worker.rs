@@ -219,20 +219,23 @@ impl<S: State> Worker<S> {
         let (folder, state, old) = (self.log.folder(), Arc::clone(&self.state), self.log.closed().to_vec());
         let plan = Plan { folder, state, header, old };
         let shared = Arc::clone(&self.shared);
-        // What the log may grow by before the snapshot hurries, so that both stay within two segments.
-        let hurry = self.config.segment_bytes / 2;
+        // While it is made, the log may grow by a segment and a half: with the trigger's 1.5 times the live data before
+        // and the snapshot beside, that stays below 2.5 times and two segments.
+        let (allowance, live) = (u128::from(self.config.segment_bytes) * 3 / 2, u128::from(self.live_bytes()));
         let thread = thread::Builder::new().name("txlog-compact".into()).spawn(move || {
             let sync = || {
                 let (done, synced) = mpsc::channel();
                 shared.command(Command::Sync(done))?;
                 synced.recv().map_err(|_| CompactError::Closed)
             };
-            let pace = || {
+            let pace = |written: u64| {
                 if shared.queue().refuses().is_some() {
                     return Pace::Stop;
                 }
                 let grown = shared.stats().log_bytes.saturating_sub(before);
-                if grown > hurry { Pace::Fast } else { Pace::Gentle }
+                // Whether more of the allowance is used up than of the snapshot is written.
+                let behind = u128::from(grown) * live > allowance * u128::from(written);
+                if behind { Pace::Fast } else { Pace::Gentle }
             };
             let done = plan.run(sync, pace);
             // Also when nothing may be added any more: somebody may wait for the outcome.
