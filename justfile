@@ -11,17 +11,20 @@ guest_only := "--exclude guest"
 guests := "-p guest -p problem -p gateway -p storage -p echo -p registry-static"
 test_guests := shell("for guest in tests/guests/*/; do printf -- '-p %s ' \"$(basename \"$guest\")\"; done")
 
+# Flags for what ships: built with the profile that `just profile` makes, which code that has changed since does without.
+shipped := shell('printf -- "-Cprofile-use=%s\037-Cllvm-args=-no-pgo-warn-mismatch" "$1"', justfile_directory() / "host/host.profdata")
+
 # List the recipes
 default:
     @just --list --unsorted
 
 # Build everything and install `host` into cargo's bin folder
 build: target
-    cargo install --locked --path host
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo install --locked --path host
 
 # Build everything and run `host run` with the arguments given
 run *arguments: target
-    cargo run --release --locked -p host -- run "$@"
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo run --release --locked -p host -- run "$@"
 
 # Run storage, gateway or echo alone under stock `wasmtime serve`, with further arguments for it
 serve name *arguments: target
@@ -60,20 +63,19 @@ advisories:
     fi
 
 # Measure the host beside nginx and `wasmtime serve` on this machine; arguments as `tests/bench/figures.py --help` says
-bench *arguments: target
+bench *arguments: target bench-guests
     #!/usr/bin/env bash
     set -euo pipefail
     for tool in wrk nginx; do
         command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install $tool" >&2; exit 1; }
     done
     command -v wasmtime >/dev/null || { echo "wasmtime is missing: cargo install --locked wasmtime-cli" >&2; exit 1; }
-    cargo build --release --locked -p host -p bench
-    mkdir -p target/bench
-    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage
-    cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.2.wasm
-    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage --features wasi-0-3
-    cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
     tests/bench/figures.py "$@"
+
+# Make the profile that `just build` uses anew: builds an instrumented host and loads it. Takes a quarter of an hour
+profile: target bench-guests
+    tests/bench/profile.sh
 
 # Measure the key-value store beside Redis and etcd, over HTTP; then the log alone; arguments as `tests/bench/store.py --help` says
 bench-store *arguments: target
@@ -82,7 +84,7 @@ bench-store *arguments: target
     for tool in wrk:wrk redis-benchmark:redis-server etcd:etcd-server; do
         command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
     done
-    cargo build --release --locked -p host
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
     tests/bench/store.py "$@"
     just bench-log
 
@@ -93,7 +95,7 @@ bench-log:
     for tool in redis-server redis-benchmark; do
         command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install redis-server" >&2; exit 1; }
     done
-    cargo build --release --locked -p txlog --example bench
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p txlog --example bench
     bench=${CARGO_TARGET_DIR:-$PWD/target}/release/examples/bench
     folder=$(mktemp -d target/bench-log.XXXXXX)
     cd "$folder"
@@ -131,9 +133,18 @@ fmt:
 
 # Build the container image `hostler`, for docker-compose.yml
 image: target
-    cargo build --release --locked -p host
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
     install -D "${CARGO_TARGET_DIR:-target}/release/host" target/image/host
     docker build -t hostler .
+
+# Build the storage for both WASI versions
+[private]
+bench-guests: target
+    mkdir -p target/bench
+    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage
+    cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.2.wasm
+    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage --features wasi-0-3
+    cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm
 
 # Add the target of the components, if it isn't there
 [private]
