@@ -362,7 +362,6 @@ fn the_store_of_another_host_is_named_by_its_address() {
     let url = || "http://gateway:9090".parse().expect("an address");
     let token = |text| Some(Token::new(text).expect("a token"));
     let text = "[store]\nbackend = 'http://gateway:9090/'\n";
-    assert_eq!(loaded("").store, Store::Memory);
     assert_eq!(loaded(text).store, Store::Remote { url: url(), token: None });
     let text = format!("{text}token-file = 'token'\n");
     assert_eq!(loaded(&text).store, Store::Remote { url: url(), token: token("s3cret") });
