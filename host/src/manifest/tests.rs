@@ -310,7 +310,11 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         ("[store]\nbackend = 'ftp://gateway'".into(), 2, &["\"ftp://gateway\": it doesn't begin with http://"]),
         ("[store]\nbackend = 'http://g:1'\nsync = 'always'".into(), 3, &["the other host decides", "remove this line"]),
         ("[store]\nbackend = 'http://g:1'\ntoken-file = 'nowhere'".into(), 3, &["nowhere", "can't be read"]),
-        ("[store]\nbackend = 'redis'".into(), 2, &["there is no backend \"redis\"", "\"txlog\"", "\"http://gateway:9090\""]),
+        (
+            "[store]\nbackend = 'redis'".into(),
+            2,
+            &["there is no backend \"redis\"", "\"txlog\"", "\"http://gateway:9090\""],
+        ),
         ("[store]\nbackend = ''".into(), 2, &["there is no backend \"\""]),
         ("[store]\nbackend = 'memory'\nsync = 'always'".into(), 3, &["syncs nothing", "remove this line"]),
         ("[store]\nsync = 'sometimes'".into(), 2, &["\"sometimes\"", "\"always\", \"never\"", "\"100ms\""]),
