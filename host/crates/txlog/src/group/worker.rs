@@ -1,6 +1,7 @@
 //! The log's thread: takes jobs from the queue, commits them, answers them; starts compactions.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,6 +14,18 @@ use crate::error::CommitError;
 use crate::log::{Log, Written};
 use crate::record;
 use crate::state::State;
+
+/// How fast writers can go on at least, in bytes a second, while a compaction can't keep up with them.
+const BEHIND_RATE: u64 = 16 << 20;
+
+/// From which strain on a compaction goes as fast as it can. From 1 on, writers wait.
+const HURRY: f64 = 0.75;
+
+/// The share of a snapshot that counts as written from the start, so that its beginning is no emergency.
+const HEAD_START: f64 = 0.1;
+
+/// How often a writer that waits for a compaction looks how far it is.
+const LOOK: Duration = Duration::from_millis(1);
 
 pub(super) struct Worker<S: State> {
     log: Log,
@@ -33,8 +46,39 @@ struct Running {
     thread: JoinHandle<Done>,
     /// Bytes of all files when it began.
     before: u64,
+    /// How fast it has to be.
+    schedule: Arc<Schedule>,
     /// Who wants to know how it ends.
     waiting: Vec<Sender<Result<Compaction, CompactError>>>,
+}
+
+/// How far a compaction has to be when the log has grown so much, for the bound of disk use to hold: 2.5 times what is live
+/// and two segments, with the old files, the snapshot beside them, and what is written meanwhile.
+struct Schedule {
+    /// Bytes of all files when it began.
+    before: u64,
+    /// Bytes that it has to write, roughly.
+    live: u64,
+    /// Bytes by which the log may grow until it ends. At least a segment, if it began too late.
+    allowance: u64,
+    /// Bytes that it has written.
+    written: AtomicU64,
+}
+
+impl Schedule {
+    fn new(before: u64, live: u64, segment_bytes: u64) -> Self {
+        let bound = live.saturating_mul(5) / 2 + 2 * segment_bytes;
+        let allowance = bound.saturating_sub(before).saturating_sub(live).max(segment_bytes);
+        Self { before, live, allowance, written: AtomicU64::new(0) }
+    }
+
+    /// The share of the allowance that is used up, for each share of the snapshot that is written. At 1 it is just in time;
+    /// `log_bytes` are those of all files of the log.
+    fn strain(&self, log_bytes: u64) -> f64 {
+        let used = log_bytes.saturating_sub(self.before) as f64 / self.allowance as f64;
+        let done = self.written.load(Relaxed) as f64 / self.live.max(1) as f64;
+        used / done.max(HEAD_START)
+    }
 }
 
 impl<S: State> Worker<S> {
@@ -133,6 +177,20 @@ impl<S: State> Worker<S> {
         for job in self.decided.drain(..) {
             self.state.answer(job, outcome.clone().map(drop));
         }
+        if let Ok(Written { bytes, .. }) = outcome {
+            self.let_compaction_catch_up(bytes);
+        }
+    }
+
+    /// Waits after a commit of so many bytes while a compaction is behind: writers that are faster than it would fill the
+    /// disk. Bounded by the time that the commit takes at [`BEHIND_RATE`].
+    fn let_compaction_catch_up(&self, bytes: u64) {
+        let Some(running) = &self.compaction else { return };
+        let until = Instant::now() + Duration::from_secs(1).mul_f64(bytes as f64 / BEHIND_RATE as f64);
+        while running.schedule.strain(self.log.bytes()) > 1.0 && !running.thread.is_finished() && Instant::now() < until
+        {
+            thread::sleep(LOOK);
+        }
     }
 
     /// Tells the observer what became of a commit or sync.
@@ -219,9 +277,8 @@ impl<S: State> Worker<S> {
         let (folder, state, old) = (self.log.folder(), Arc::clone(&self.state), self.log.closed().to_vec());
         let plan = Plan { folder, state, header, old };
         let shared = Arc::clone(&self.shared);
-        // While it is made, the log may grow by a segment and a half: with the trigger's 1.5 times the live data before
-        // and the snapshot beside, that stays below 2.5 times and two segments.
-        let (allowance, live) = (u128::from(self.config.segment_bytes) * 3 / 2, u128::from(self.live_bytes()));
+        let schedule = Arc::new(Schedule::new(before, self.live_bytes(), self.config.segment_bytes));
+        let followed = Arc::clone(&schedule);
         let thread = thread::Builder::new().name("txlog-compact".into()).spawn(move || {
             let sync = || {
                 let (done, synced) = mpsc::channel();
@@ -232,10 +289,8 @@ impl<S: State> Worker<S> {
                 if shared.queue().refuses().is_some() {
                     return Pace::Stop;
                 }
-                let grown = shared.stats().log_bytes.saturating_sub(before);
-                // Whether more of the allowance is used up than of the snapshot is written.
-                let behind = u128::from(grown) * live > allowance * u128::from(written);
-                if behind { Pace::Fast } else { Pace::Gentle }
+                followed.written.store(written, Relaxed);
+                if followed.strain(shared.stats().log_bytes) > HURRY { Pace::Fast } else { Pace::Gentle }
             };
             let done = plan.run(sync, pace);
             // Also when nothing may be added any more: somebody may wait for the outcome.
@@ -245,7 +300,9 @@ impl<S: State> Worker<S> {
             done
         });
         match thread {
-            Ok(thread) => self.compaction = Some(Running { thread, before, waiting: done.into_iter().collect() }),
+            Ok(thread) => {
+                self.compaction = Some(Running { thread, before, schedule, waiting: done.into_iter().collect() })
+            }
             Err(source) => {
                 let error = CompactError::Io { action: "start a thread".into(), source: Arc::new(source) };
                 self.tell(done.as_slice(), &Err(error));
@@ -254,7 +311,7 @@ impl<S: State> Worker<S> {
     }
 
     fn end_compaction(&mut self, running: Running) {
-        let Running { thread, before, waiting } = running;
+        let Running { thread, before, waiting, .. } = running;
         let done = match thread.join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),
