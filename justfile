@@ -84,7 +84,7 @@ bench-store *arguments: target
     for tool in wrk:wrk redis-benchmark:redis-server etcd:etcd-server; do
         command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
     done
-    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host
     tests/bench/store.py "$@"
     just bench-log
 
@@ -133,7 +133,7 @@ fmt:
 
 # Build the container image `hostler`, for docker-compose.yml
 image: target
-    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host
     install -D "${CARGO_TARGET_DIR:-target}/release/host" target/image/host
     docker build -t hostler .
 

@@ -44,8 +44,6 @@ pub(super) struct Worker<S: State> {
 /// A compaction that is running.
 struct Running {
     thread: JoinHandle<Done>,
-    /// Bytes of all files when it began.
-    before: u64,
     /// How fast it has to be.
     schedule: Arc<Schedule>,
     /// Who wants to know how it ends.
@@ -300,9 +298,7 @@ impl<S: State> Worker<S> {
             done
         });
         match thread {
-            Ok(thread) => {
-                self.compaction = Some(Running { thread, before, schedule, waiting: done.into_iter().collect() })
-            }
+            Ok(thread) => self.compaction = Some(Running { thread, schedule, waiting: done.into_iter().collect() }),
             Err(source) => {
                 let error = CompactError::Io { action: "start a thread".into(), source: Arc::new(source) };
                 self.tell(done.as_slice(), &Err(error));
@@ -311,7 +307,7 @@ impl<S: State> Worker<S> {
     }
 
     fn end_compaction(&mut self, running: Running) {
-        let Running { thread, before, waiting, .. } = running;
+        let Running { thread, schedule, waiting } = running;
         let done = match thread.join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -321,7 +317,7 @@ impl<S: State> Worker<S> {
         }
         let after = self.log.bytes();
         self.update_stats();
-        self.tell(&waiting, &done.outcome.map(|()| Compaction { keys: done.keys, before, after }));
+        self.tell(&waiting, &done.outcome.map(|()| Compaction { keys: done.keys, before: schedule.before, after }));
     }
 
     /// Tells everybody how a compaction has ended.
