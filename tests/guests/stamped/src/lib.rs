@@ -73,9 +73,6 @@ async fn health() -> Response {
 
 fn answer(status: u16, body: String) -> Response {
     let number = HeaderValue::from_static(stamp::number());
-    let headers = [
-        (CONTENT_LENGTH, HeaderValue::from(body.len())),
-        (HeaderName::from_static("x-revision"), number),
-    ];
+    let headers = [(CONTENT_LENGTH, HeaderValue::from(body.len())), (HeaderName::from_static("x-revision"), number)];
     guest::respond(status, guest::fields(headers), body.into_bytes())
 }
