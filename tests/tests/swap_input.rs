@@ -113,19 +113,15 @@ fn another_method() {
 
 #[test]
 fn while_the_host_is_draining() {
-    let host = Host::with_stamped("").start();
+    let host = Host::with_guest("misbehaving-p3", "").start();
     let mut held = host.wire();
-    // Half a request holds the drain.
-    held.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf");
-    let load = Load::on_guest(&host, 1, Duration::from_millis(1));
-    load.wait_for_answers(1);
-    drop(load);
+    held.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
+    held.head().expect("an answer begins");
     host.signal(Signal::TERM);
     host.log().wait_for("drain");
-    if let Ok(reply) = host.internal().request("PUT", "/components/guest").body(stamped("stamped", 1)).try_send() {
-        reply.problem(503, "draining");
-    }
-    drop(held);
+    host.swap("guest", stamped("stamped", 1)).problem(503, "draining");
+    host.ask(&["rollback", "guest"]).expect(1, &["stopping"]);
+    held.reset();
     host.wait().expect(0, &[]);
 }
 
