@@ -6,7 +6,8 @@
 //! - [`edge`]: the public address. [`control`]: the internal one.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
-//! - [`linger`]: what becomes of bodies that nobody wants.
+//! - [`linger`]: what becomes of bodies that nobody wants. [`look`]: whether a file is still the same.
+//! - [`swap`]: one revision of a component after another.
 //! - [`telemetry`]: the log.
 
 mod app;
@@ -19,7 +20,9 @@ mod edge;
 mod join;
 mod kv;
 mod linger;
+mod look;
 mod manifest;
+mod swap;
 mod telemetry;
 mod token;
 mod value;

@@ -24,6 +24,7 @@ use crate::token::Token;
 
 pub(crate) use error::{ManifestError, Place};
 pub(crate) use resolve::load;
+pub(crate) use source::Source;
 
 /// What `host run` runs.
 #[derive(Debug)]
@@ -127,6 +128,8 @@ pub(crate) struct Join {
 pub(crate) struct Component {
     /// Where its source is named, for errors that only loading it can find: `component.place.error("…")`.
     pub(crate) place: Place,
+    /// Where its bytes come from.
+    pub(crate) source: Source,
     /// Prefix of public paths; unique among the components. Whole segments match; ends with `/` only if it is `/`.
     pub(crate) route: Option<String>,
     /// Everything it is run with. Its instances are unique within their namespace over all components; its directories

@@ -368,7 +368,7 @@ impl Resolver<'_> {
         let own_name = name.parse::<Namespace>().map_err(|error| {
             place.error(format!("\"{}\" can't be a component's name: {error}", name.escape_debug()))
         })?;
-        let bytes =
+        let (source, bytes) =
             source::load(typed.source.get_ref(), &self.directory).map_err(|error| self.at(&typed.source, error))?;
         let namespace = typed.namespace.map_or(own_name, |parsed| parsed.0);
         let instances = self.instances(&name, place, typed.instances)?;
@@ -405,6 +405,7 @@ impl Resolver<'_> {
         };
         Ok(Component {
             place: self.document.place(Some(typed.source.span())),
+            source,
             route: typed.route.map(|route| route.into_inner().0),
             spec: ComponentSpec {
                 name,
