@@ -19,11 +19,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
+use crate::control::{self, Components, Control, Kv, Readiness, Routed};
 use crate::data::Data;
 use crate::edge::{self, Edge, Router};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
+use crate::swap::{ComponentInfo, PublishedBy, Swapper};
 use crate::telemetry;
 
 /// Runs the assembly until it is told to stop.
@@ -53,14 +54,14 @@ fn assemble(manifest: Manifest, data: &Data) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
     let runtime = Runtime::start(&config, registry.clone(), data.store.clone())?;
-    let components = load(&runtime, &manifest)?;
+    let swapper = load(&runtime, &manifest)?;
 
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components))
+    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), swapper))
 }
 
-/// Compiles the components and serves their instances. Returns what `/components` lists.
-fn load(runtime: &Runtime, manifest: &Manifest) -> anyhow::Result<Vec<ComponentInfo>> {
+/// Compiles the components and serves their instances. Returns what swaps them.
+fn load(runtime: &Runtime, manifest: &Manifest) -> anyhow::Result<Swapper> {
     let specs = manifest.components.iter().map(|component| component.spec.clone()).collect();
     runtime.load(specs).map_err(|(name, error)| {
         let component = manifest.components.iter().find(|component| component.spec.name == name);
@@ -76,8 +77,15 @@ fn load(runtime: &Runtime, manifest: &Manifest) -> anyhow::Result<Vec<ComponentI
         route: component.route.clone(),
         instances: component.spec.instances.iter().map(ToString::to_string).collect(),
         digest: component.spec.digest(),
+        published_ms_ago: 0,
+        published_by: PublishedBy::Start,
+        source: component.source.to_string(),
+        source_digest: Some(component.spec.digest()),
+        differs_from_source: false,
+        draining: 0,
+        watching: false,
     });
-    Ok(info.collect())
+    Ok(Swapper::stub(info.collect()))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
@@ -86,7 +94,7 @@ async fn serve(
     runtime: &Runtime,
     registry: Registry,
     store: Arc<dyn Store>,
-    components: Vec<ComponentInfo>,
+    swapper: Swapper,
 ) -> anyhow::Result<()> {
     // Before anything listens, so that no signal is missed.
     let signals = signals()?;
@@ -118,7 +126,7 @@ async fn serve(
         token: manifest.internal.token.clone(),
         public: public_address,
         internal: internal_address,
-        components,
+        components: Components::new(swapper),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();

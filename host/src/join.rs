@@ -274,7 +274,7 @@ mod tests {
             token,
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal,
-            components: Vec::new(),
+            components: control::Components::new(crate::swap::Swapper::stub(Vec::new())),
         };
         let served = tokio::spawn(control::serve(listener, control, std::future::pending()));
         (internal, registry, served)

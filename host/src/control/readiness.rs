@@ -52,6 +52,11 @@ impl Readiness {
         self.phase.store(DRAINING, Ordering::Relaxed);
     }
 
+    /// Whether the host is stopping.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == DRAINING
+    }
+
     /// Why the host is not ready, if it isn't.
     pub(crate) fn obstacle(&self, registry: &Registry) -> Option<String> {
         match self.phase.load(Ordering::Relaxed) {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use super::PublishedBy;
-use crate::look::{Look, Time};
+use crate::look::Time;
 use crate::manifest::Source;
 
 /// Revisions of which the bytes are kept.
@@ -366,6 +366,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::look::Look;
 
     fn folder() -> TempDir {
         tempfile::tempdir().expect("a temporary folder")
