@@ -41,6 +41,9 @@ fn main() -> ExitCode {
         Command::Run(args) => app::run(&args),
         Command::Check(args) => cli::check(&args),
         Command::Status(args) => blocking(cli::status(&args)),
+        Command::Swap(args) => blocking(cli::swap(&args)),
+        Command::Rollback(args) => blocking(cli::rollback(&args)),
+        Command::Revisions(args) => blocking(cli::revisions(&args)),
         Command::Join(args) => {
             let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
             blocking(cli::join(args))

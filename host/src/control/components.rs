@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::body::{self, Fields, Room, Unread};
 use super::{Control, Failure};
 use crate::linger::linger;
-use crate::swap::{ComponentInfo, Promote, PublishedBy, RevisionInfo, SwapError, SwapOptions, Swapped, Swapper};
+use crate::swap::{ComponentInfo, PublishedBy, RevisionInfo, SwapError, SwapOptions, Swapped, Swapper};
 
 /// Most bytes of a component.
 pub(crate) const LARGEST: usize = 64 << 20;
@@ -60,7 +60,7 @@ pub(crate) struct Revisions {
 #[derive(Deserialize)]
 pub(super) struct Options {
     rehearse: Option<u32>,
-    promote: Option<Promote>,
+    promote: Option<String>,
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -91,7 +91,10 @@ pub(super) async fn swap(
     let (announced, most) = (body.size_hint().lower(), body::most(&body, LARGEST));
     let admit = async {
         let name = named(name)?;
-        let Query(options) = options.map_err(|error| invalid(error.body_text()))?;
+        let Query(Options { rehearse, promote }) = options.map_err(|error| invalid(error.body_text()))?;
+        let promote =
+            promote.map(|text| text.parse().map_err(|error| invalid(format!("promote: {error}")))).transpose()?;
+        let options = SwapOptions { by: PublishedBy::Swap, rehearse, promote };
         ready(&control)?;
         // Says so before the component is sent.
         swapper.revisions(&name)?;
@@ -111,8 +114,6 @@ pub(super) async fn swap(
         Unread::TooLong(bytes) => too_large(bytes as u64),
         Unread::Failed(problem) => problem,
     })?;
-    let Options { rehearse, promote } = options;
-    let options = SwapOptions { by: PublishedBy::Swap, rehearse, promote };
     let swapped = swapper.swap(&name, bytes, options).await?;
     drop(room);
     Ok(Json(swapped))

@@ -186,8 +186,7 @@ pub(crate) enum RevisionState {
 }
 
 /// Whether a revision that was rehearsed is published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Promote {
     /// Not at all: the report is what was wanted.
     Never,
@@ -198,4 +197,29 @@ pub(crate) enum Promote {
     /// If nothing got worse.
     #[default]
     Safe,
+}
+
+impl std::str::FromStr for Promote {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            "identical" => Ok(Self::Identical),
+            "safe" => Ok(Self::Safe),
+            "always" => Ok(Self::Always),
+            _ => Err(format!("{text:?} is not known: write never, identical, safe or always")),
+        }
+    }
+}
+
+impl fmt::Display for RevisionState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            RevisionState::Active => "active",
+            RevisionState::Warm => "warm",
+            RevisionState::Draining => "draining",
+            RevisionState::Kept => "kept",
+        })
+    }
 }
