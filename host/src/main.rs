@@ -7,7 +7,7 @@
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`look`]: whether a file is still the same.
-//! - [`swap`]: one revision of a component after another.
+//! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
 //! - [`telemetry`]: the log.
 
 mod app;
@@ -26,6 +26,7 @@ mod swap;
 mod telemetry;
 mod token;
 mod value;
+mod watch;
 
 use std::process::ExitCode;
 

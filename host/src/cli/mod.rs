@@ -115,7 +115,7 @@ pub(crate) enum Command {
 ///
 /// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 4 the store is damaged
 /// (the message names file and offset), 5 the store could not be written or synced, 130 second signal.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct RunArgs {
     /// The manifest; without it the built-in assembly is run: gateway, storage-1 to storage-3, echo-1 to echo-3
     #[arg(short = 'f', long = "manifest", env = "HOSTLER_MANIFEST", value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -55,9 +55,9 @@ mod tests {
         ]});
         let text = rows(&serde_json::from_value(document).expect("revisions"));
         let expected = "\
-REVISION      CONFIGURATION  STATE     SIZE     PUBLISHED                     OUTCOME
+REVISION      CONFIGURATION  STATE     SIZE     PUBLISHED                      OUTCOME
 0123456789ab  00c0ffee       active    201 KiB  8 s ago by automatic-rollback
-fedcba987654  00c0ffee       draining  1 KiB    10 s ago by swap              rolled back: 3 of 3 requests failed
+fedcba987654  00c0ffee       draining  1 KiB    10 s ago by swap               rolled back: 3 of 3 requests failed
 ";
         assert_eq!(text, expected);
     }
