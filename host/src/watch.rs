@@ -22,7 +22,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Watches files for a running host.
 pub(crate) struct Watch {
-    swapper: Swapper,
     args: Arc<RunArgs>,
     process: Environment,
     /// What the host was started with, and can't be changed without starting it again.
@@ -41,16 +40,17 @@ pub(crate) struct Watch {
 struct Watched {
     name: String,
     path: PathBuf,
+    /// What the file looked like before the manifest was loaded.
+    look: Look,
     /// What the file was when it was last read.
     known: SourceIdentity,
 }
 
 impl Watch {
     /// For a host that serves `manifest`, which was loaded with `args`.
-    pub(crate) fn new(swapper: Swapper, args: Arc<RunArgs>, process: Environment, manifest: &Manifest) -> Self {
+    pub(crate) fn new(args: &RunArgs, process: Environment, manifest: &Manifest) -> Self {
         let mut watch = Watch {
-            swapper,
-            args,
+            args: Arc::new(args.clone()),
             process,
             started: manifest.sections(),
             reported: Vec::new(),
@@ -59,17 +59,16 @@ impl Watch {
             owed: false,
             components: Vec::new(),
         };
-        let (manifest, components) = named(manifest);
-        watch.begin(manifest, components);
+        watch.begin(manifest.file.clone(), watched(manifest));
         watch
     }
 
     /// Watches until `stop` completes. A swap that has begun then goes on.
-    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
+    pub(crate) async fn run(mut self, swapper: Swapper, stop: impl Future<Output = ()>) {
         let watching = async {
             loop {
                 tokio::time::sleep(PAUSE).await;
-                self.look().await;
+                self.look(&swapper).await;
             }
         };
         tokio::select! {
@@ -78,22 +77,16 @@ impl Watch {
         }
     }
 
-    /// Watches these files from now on. They were read after they looked so.
-    fn begin(&mut self, manifest: Option<(PathBuf, Look)>, components: Vec<(Watched, Look)>) {
-        self.files = Files::default();
-        self.manifest = manifest.map(|(path, look)| {
-            self.files.watch(path.clone(), look);
-            path
-        });
-        self.components.clear();
-        for (component, look) in components {
-            self.files.watch(component.path.clone(), look);
-            self.components.push(component);
-        }
+    /// Watches these files from now on. They were read after they were looked at.
+    fn begin(&mut self, manifest: Option<(PathBuf, Look)>, components: Vec<Watched>) {
+        self.manifest = manifest.as_ref().map(|(path, _)| path.clone());
+        let files = components.iter().map(|component| (component.path.clone(), component.look));
+        self.files = files.chain(manifest).collect();
+        self.components = components;
     }
 
     /// Looks at the files once, and acts upon those that were changed and are complete.
-    async fn look(&mut self) {
+    async fn look(&mut self, swapper: &Swapper) {
         let paths = self.files.paths();
         let looks = blocking(move || {
             paths
@@ -106,23 +99,23 @@ impl Watch {
         });
         let settled = self.files.settled(looks.await);
         let manifest = self.manifest.as_ref().is_some_and(|manifest| settled.contains(manifest));
-        if (manifest || (self.owed && !settled.is_empty())) && self.reload(manifest).await {
+        if (manifest || (self.owed && !settled.is_empty())) && self.reload(swapper, manifest).await {
             // It has read the components' files too.
             return;
         }
         for component in &mut self.components {
             if settled.contains(&component.path) {
-                component.swap(&self.swapper).await;
+                component.swap(swapper).await;
             }
         }
     }
 
     /// Loads the manifest again and has it served. False if it can't be: then nothing changes. `changed` if it was written
     /// since the last time, so that there is something to say about it.
-    async fn reload(&mut self, changed: bool) -> bool {
+    async fn reload(&mut self, swapper: &Swapper, changed: bool) -> bool {
         let (args, process) = (self.args.clone(), self.process.clone());
         let applied = match blocking(move || manifest::load(&args, &process)).await {
-            Ok(manifest) => self.apply(manifest).await,
+            Ok(manifest) => self.apply(swapper, manifest).await,
             Err(error) => Err(error.into()),
         };
         self.owed = applied.is_err();
@@ -136,16 +129,16 @@ impl Watch {
         !self.owed
     }
 
-    async fn apply(&mut self, manifest: Manifest) -> Result<(), ReloadError> {
-        let (sections, notes, files) = (manifest.sections(), manifest.notes.clone(), named(&manifest));
-        let swapped = self.swapper.apply(manifest).await?;
+    async fn apply(&mut self, swapper: &Swapper, manifest: Manifest) -> Result<(), ReloadError> {
+        let (file, components) = (manifest.file.clone(), watched(&manifest));
+        let (sections, notes) = (manifest.sections(), manifest.notes.clone());
+        let swapped = swapper.apply(manifest).await?;
         tracing::info!(components = swapped.len(), "the manifest was changed and is served");
         for note in notes {
             tracing::warn!("{note}");
         }
         self.report(self.started.unlike(&sections));
-        let (manifest, components) = files;
-        self.begin(manifest, components);
+        self.begin(file, components);
         Ok(())
     }
 
@@ -184,14 +177,14 @@ impl Watched {
                 return tracing::warn!(component, "{} was changed and can't be read: {error}", self.path.display());
             }
         };
-        let identity = SourceIdentity::of_read(&source, &crate::swap::digest_of(&code));
+        let identity = SourceIdentity::of_read(&source, &code.digest().to_string());
         if identity == self.known {
             // Only its permissions or links are other ones: no newer event than the last swap.
             return;
         }
         self.known = identity;
         let options = SwapOptions { by: PublishedBy::File, rehearse: None, promote: None };
-        match swapper.swap(component, code.into(), options).await {
+        match swapper.swap(component, code, options).await {
             // What became of it is in the log already; and a host that is stopping swaps nothing.
             Ok(_) | Err(SwapError::Rejected { .. } | SwapError::Draining) => {}
             Err(error) => tracing::warn!(component, "{} was changed and not swapped in: {error}", self.path.display()),
@@ -199,16 +192,16 @@ impl Watched {
     }
 }
 
-/// The files that a manifest names and that are to be watched, itself first; and what they were like when they were read.
-fn named(manifest: &Manifest) -> (Option<(PathBuf, Look)>, Vec<(Watched, Look)>) {
+/// The components of a manifest whose files are to be watched.
+fn watched(manifest: &Manifest) -> Vec<Watched> {
     let watched = |component: &Component| match &component.source {
-        Source::File { path, look } => {
-            let known = SourceIdentity::of_read(&component.source, &component.spec.digest());
-            Some((Watched { name: component.spec.name.clone(), path: path.clone(), known }, *look))
+        Source::File { path, look } if component.swap.watch => {
+            let known = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
+            Some(Watched { name: component.spec.name.clone(), path: path.clone(), look: *look, known })
         }
         _ => None,
     };
-    (manifest.file.clone(), manifest.components.iter().filter_map(watched).collect())
+    manifest.components.iter().filter_map(watched).collect()
 }
 
 async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> T {
@@ -226,12 +219,14 @@ struct Seen {
     last: Look,
 }
 
-impl Files {
-    /// Watches a file that was read when it looked so.
-    fn watch(&mut self, path: PathBuf, look: Look) {
-        self.0.insert(path, Seen { acted: look, last: look });
+/// Files that were read after they looked so.
+impl FromIterator<(PathBuf, Look)> for Files {
+    fn from_iter<I: IntoIterator<Item = (PathBuf, Look)>>(files: I) -> Self {
+        Files(files.into_iter().map(|(path, look)| (path, Seen { acted: look, last: look })).collect())
     }
+}
 
+impl Files {
     fn paths(&self) -> Vec<PathBuf> {
         self.0.keys().cloned().collect()
     }
@@ -254,7 +249,10 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::swap::{ComponentInfo, testing};
 
     fn present(modified: i64) -> Look {
         Look::Present { modified: (modified, 0), changed: (modified, 0), size: 8, inode: (1, 1) }
@@ -291,12 +289,117 @@ mod tests {
                 vec![(present(2), false), (present(2), true), (present(1), false), (present(1), true)],
             ),
         ] {
-            let mut files = Files::default();
-            files.watch(path.clone(), present(1));
+            let mut files = Files::from_iter([(path.clone(), present(1))]);
             for (step, (look, acts)) in looks.into_iter().enumerate() {
                 let settled = files.settled(vec![(path.clone(), look), (PathBuf::from("/not/watched"), look)]);
                 assert_eq!(!settled.is_empty(), acts, "{name}, step {step}");
             }
         }
+    }
+
+    /// A host with one component, `echo`, whose file is in the folder of its manifest.
+    struct Host {
+        folder: TempDir,
+        swapper: Swapper,
+        watch: Watch,
+        _data: TempDir,
+    }
+
+    const MANIFEST: &str = "[components.echo]\nsource = 'echo.wasm'\nwatch-for = '0s'";
+
+    impl Host {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            std::fs::write(folder.path().join("echo.wasm"), component("echo")).expect("a writable folder");
+            std::fs::write(folder.path().join("hostler.toml"), MANIFEST).expect("a writable folder");
+            let args = RunArgs { manifest: Some(folder.path().join("hostler.toml")), ..RunArgs::default() };
+            let manifest = manifest::load(&args, &Environment::default()).expect("it is right");
+            let watch = Watch::new(&args, Environment::default(), &manifest);
+            let (swapper, data) = testing::swapper(manifest.components);
+            Host { folder, swapper, watch, _data: data }
+        }
+
+        /// Replaces a file as a build does.
+        fn write(&self, name: &str, content: &[u8]) {
+            let path = self.folder.path().join(name);
+            std::fs::write(path.with_extension("new"), content).expect("a writable folder");
+            std::fs::rename(path.with_extension("new"), path).expect("a writable folder");
+        }
+
+        /// Long enough for what was written to settle. Returns the component, and how many of its revisions were active.
+        async fn settle(&mut self) -> (ComponentInfo, usize) {
+            for _ in 0..3 {
+                self.watch.look(&self.swapper).await;
+            }
+            let component = self.swapper.components().remove(0);
+            let revisions = self.swapper.revisions(&component.name).expect("it is served").len();
+            (component, revisions)
+        }
+    }
+
+    fn component(name: &str) -> &'static [u8] {
+        crate::builtin::component(name).expect("it is built in")
+    }
+
+    fn digest(name: &str) -> String {
+        runtime::Code::new(component(name)).digest().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_written_is_swapped_in_once() {
+        let mut host = Host::start();
+        host.write("echo.wasm", component("storage"));
+        let (now, revisions) = host.settle().await;
+        assert_eq!((now.digest, now.published_by, revisions), (digest("storage"), PublishedBy::File, 2));
+
+        // What is no component changes nothing, and neither do other rights or a file that is gone.
+        host.write("echo.wasm", &component("gateway")[..1000]);
+        assert_eq!(host.settle().await.0.digest, digest("storage"));
+        let by_hand = runtime::Code::new(component("gateway"));
+        let options = SwapOptions { by: PublishedBy::Swap, rehearse: None, promote: None };
+        host.write("echo.wasm", component("storage"));
+        host.settle().await;
+        host.swapper.swap("echo", by_hand, options).await.expect("it is a component");
+        let file = host.folder.path().join("echo.wasm");
+        let rights = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, rights).expect("our own file");
+        assert_eq!(host.settle().await.0.digest, digest("gateway"));
+        std::fs::remove_file(&file).expect("our own file");
+        assert_eq!(host.settle().await.0.digest, digest("gateway"));
+
+        // The newest event wins, also with bytes that were there before.
+        host.write("echo.wasm", component("echo"));
+        assert_eq!(host.settle().await.0.digest, digest("echo"));
+    }
+
+    #[tokio::test]
+    async fn a_manifest_is_served_as_a_whole_or_not_at_all() {
+        let mut host = Host::start();
+        let changed = |rest: &str| format!("{MANIFEST}\nroute = '/here'\n{rest}");
+        host.write("hostler.toml", changed("rout = '/there'").as_bytes());
+        assert_eq!(host.settle().await.0.route, None);
+        host.write("hostler.toml", changed("[components.more]\nsource = 'more.wasm'").as_bytes());
+        assert_eq!(host.settle().await.0.route, None, "more.wasm doesn't exist");
+
+        // A file that was missing may be there when another one is written.
+        host.write("more.wasm", component("storage"));
+        host.write("echo.wasm", component("gateway"));
+        let (now, _) = host.settle().await;
+        assert_eq!(
+            (now.route.as_deref(), now.digest, now.published_by),
+            (Some("/here"), digest("gateway"), PublishedBy::Manifest)
+        );
+        assert_eq!(host.swapper.components().len(), 2);
+
+        // Its files are watched from now on.
+        host.write("more.wasm", component("echo"));
+        host.settle().await;
+        let more = host.swapper.components().remove(1);
+        assert_eq!((more.digest, more.published_by), (digest("echo"), PublishedBy::File));
+        host.write("hostler.toml", changed("watch = false\n[public]\nmax-headers = 7").as_bytes());
+        assert_eq!(host.settle().await.0.route.as_deref(), Some("/here"));
+        assert_eq!(host.watch.reported, ["[public]"]);
+        host.write("echo.wasm", component("storage"));
+        assert_eq!(host.settle().await.0.digest, digest("gateway"), "it isn't watched any more");
     }
 }

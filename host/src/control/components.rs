@@ -38,6 +38,11 @@ impl Components {
     pub(crate) fn new(swapper: Swapper) -> Self {
         Components { swapper, room: Room::new(ROOM) }
     }
+
+    /// What `GET /components` lists.
+    pub(super) fn list(&self) -> Vec<ComponentInfo> {
+        self.swapper.components()
+    }
 }
 
 /// The document of `GET /components`.
@@ -67,7 +72,7 @@ type Answer<T> = Result<Json<T>, Failure>;
 
 /// `GET /components`
 pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Listed> {
-    Json(Listed { components: control.components.swapper.components() })
+    Json(Listed { components: control.components.list() })
 }
 
 /// `GET /components/{name}/revisions`: 404 `unknown_component`.
@@ -114,7 +119,10 @@ pub(super) async fn swap(
         Unread::TooLong(bytes) => too_large(bytes as u64),
         Unread::Failed(problem) => problem,
     })?;
-    let swapped = swapper.swap(&name, bytes, options).await?;
+    // Some hundred milliseconds for the largest.
+    let code = tokio::task::spawn_blocking(move || runtime::Code::new(bytes));
+    let code = code.await.expect("a digest is computed without a panic");
+    let swapped = swapper.swap(&name, code, options).await?;
     drop(room);
     Ok(Json(swapped))
 }

@@ -34,7 +34,7 @@ use crate::token::Token;
 pub(crate) use components::{Components, LARGEST, Listed, Revisions};
 pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
-pub(crate) use readiness::{Readiness, Routed};
+pub(crate) use readiness::Readiness;
 
 /// What the internal address answers with.
 pub(crate) struct Control {

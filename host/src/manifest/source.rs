@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use runtime::Code;
+
 use super::error::nearest;
 use crate::builtin;
 use crate::look::Look;
@@ -44,10 +46,10 @@ impl Source {
     }
 
     /// The bytes that are there now. Blocks. The error says what is wrong, and doesn't name the source.
-    pub(crate) fn read(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn read(&self) -> Result<Code, String> {
         match self {
             Source::Builtin(name) => {
-                builtin::component(name).map(Into::into).ok_or_else(|| "it is not in this binary".to_owned())
+                builtin::component(name).map(Code::new).ok_or_else(|| "it is not in this binary".to_owned())
             }
             Source::File { path, .. } => read(path),
         }
@@ -55,25 +57,25 @@ impl Source {
 }
 
 /// Loads what `source` names; paths are relative to `directory`. The error says what is wrong and what to do.
-pub(super) fn load(source: &str, directory: &Path) -> Result<(Source, Vec<u8>), String> {
+pub(super) fn load(source: &str, directory: &Path) -> Result<(Source, Code), String> {
     if let Some(name) = source.strip_prefix("builtin:") {
         let known = || builtin::names().collect::<Vec<_>>().join(", ");
         return match (builtin::component(name), nearest(name, builtin::names())) {
-            (Some(bytes), _) => Ok((Source::Builtin(name.to_owned()), bytes.into())),
+            (Some(bytes), _) => Ok((Source::Builtin(name.to_owned()), Code::new(bytes))),
             (None, Some(near)) => Err(format!("there is no \"{source}\"; did you mean \"builtin:{near}\"?")),
             (None, None) => Err(format!("there is no \"{source}\"; built in are: {}", known())),
         };
     }
     let path = directory.join(source);
     let look = Look::at(&path);
-    let bytes = read(&path).map_err(|error| format!("the component {} can't be read: {error}", path.display()))?;
-    Ok((Source::File { path, look }, bytes))
+    let code = read(&path).map_err(|error| format!("the component {} can't be read: {error}", path.display()))?;
+    Ok((Source::File { path, look }, code))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path) -> Result<Code, String> {
     let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if size > LARGEST {
         return Err(format!("it has {size} bytes; at most {LARGEST} are read"));
     }
-    std::fs::read(path).map_err(|error| error.to_string())
+    std::fs::read(path).map(Code::new).map_err(|error| error.to_string())
 }

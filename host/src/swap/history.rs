@@ -13,8 +13,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use runtime::Code;
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
 
 use super::PublishedBy;
 use crate::look::Time;
@@ -33,11 +33,6 @@ const STATE: &str = "state.json";
 const DAMAGED: &str = "state.json.damaged";
 /// How the name of a file ends that is not complete yet.
 const UNFINISHED: &str = ".tmp";
-
-/// The SHA-256 of a component's bytes in 64 hexadecimal digits: what its revisions are named by.
-pub(crate) fn digest_of(bytes: &[u8]) -> String {
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// What is kept of one component.
 #[derive(Debug)]
@@ -96,7 +91,7 @@ impl SourceIdentity {
     pub(crate) fn of_now(source: &Source) -> Self {
         // Looked at before it is read: a file that is written in between looks different at the next start.
         let source = source.look_again();
-        let digest = source.read().ok().map(|bytes| digest_of(&bytes));
+        let digest = source.read().ok().map(|code| code.digest().to_string());
         Self::of(&source, digest)
     }
 
@@ -211,10 +206,10 @@ impl History {
     ///
     /// # Errors
     /// They can't be written; nothing has changed then.
-    pub(crate) fn keep(&self, bytes: &[u8]) -> Result<String> {
-        let digest = digest_of(bytes);
+    pub(crate) fn keep(&self, code: &Code) -> Result<String> {
+        let digest = code.digest().to_string();
         if self.read(&digest).is_err() {
-            self.write(&file_of(&digest), bytes)?;
+            self.write(&file_of(&digest), code.bytes())?;
         }
         Ok(digest)
     }
@@ -249,23 +244,23 @@ impl History {
     ///
     /// # Errors
     /// They are not kept, or damaged, or can't be read.
-    pub(crate) fn read(&self, digest: &str) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, digest: &str) -> Result<Code> {
         if !is_digest(digest) {
             return Err(HistoryError::NotKept { digest: digest.to_owned() });
         }
         let file = self.folder.join(file_of(digest));
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
+        let code = match fs::read(&file) {
+            Ok(bytes) => Code::new(bytes),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(HistoryError::NotKept { digest: digest.to_owned() });
             }
             Err(error) => return Err(failed("read", &file, error)),
         };
-        let found = digest_of(&bytes);
+        let found = code.digest().to_string();
         if found != digest {
             return Err(HistoryError::Damaged { file, found });
         }
-        Ok(bytes)
+        Ok(code)
     }
 
     /// Deletes the bytes of which no publication is remembered. To be called after a commit.
@@ -328,7 +323,7 @@ fn file_of(digest: &str) -> String {
     format!("{digest}.wasm")
 }
 
-/// A digest as [`digest_of`] writes it; only that becomes the name of a file.
+/// A digest as it is written; only that becomes the name of a file.
 fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -368,6 +363,10 @@ mod tests {
     use super::*;
     use crate::look::Look;
 
+    fn digest_of(bytes: &[u8]) -> String {
+        Code::new(bytes.to_vec()).digest().to_string()
+    }
+
     fn folder() -> TempDir {
         tempfile::tempdir().expect("a temporary folder")
     }
@@ -386,7 +385,7 @@ mod tests {
 
     /// Keeps and commits, as a swap does.
     fn publish(history: &mut History, bytes: &[u8], at_ms: u64) -> String {
-        let digest = history.keep(bytes).expect("a writable folder");
+        let digest = history.keep(&Code::new(bytes.to_vec())).expect("a writable folder");
         history.commit(publication(&digest, at_ms), None, source("s", 0)).expect("a writable folder");
         digest
     }
@@ -401,7 +400,7 @@ mod tests {
         let mut history = History::open(&folder.path().join("revisions/storage")).expect("a writable folder");
         let at_swap = source("a", 1);
         assert_eq!(history.decide(&at_swap), Start::Source, "nothing was published yet");
-        let digest = history.keep(b"swapped").expect("a writable folder");
+        let digest = history.keep(&Code::new(&b"swapped"[..])).expect("a writable folder");
         history.commit(publication(&digest, 7), None, at_swap.clone()).expect("a writable folder");
 
         let history = History::open(&folder.path().join("revisions/storage")).expect("it was there before");
@@ -439,7 +438,7 @@ mod tests {
         history.prune().expect("a writable folder");
         let expected: Vec<_> = published[2..].iter().rev().map(String::as_str).collect();
         assert_eq!(digests(&history), expected);
-        assert_eq!(history.read(&published[2]).expect("it is kept"), [2]);
+        assert_eq!(history.read(&published[2]).expect("it is kept"), Code::new(vec![2]));
         assert!(matches!(history.read(&published[1]), Err(HistoryError::NotKept { .. })));
 
         // One that is published again moves to the front, and nothing leaves.
@@ -468,17 +467,17 @@ mod tests {
     fn bytes_are_written_once_and_verified() {
         let folder = folder();
         let history = History::open(folder.path()).expect("a writable folder");
-        let digest = history.keep(b"component").expect("a writable folder");
+        let digest = history.keep(&Code::new(&b"component"[..])).expect("a writable folder");
         let file = folder.path().join(file_of(&digest));
         let look = Look::at(&file);
-        assert_eq!(history.keep(b"component").expect("a writable folder"), digest);
+        assert_eq!(history.keep(&Code::new(&b"component"[..])).expect("a writable folder"), digest);
         assert_eq!(Look::at(&file), look, "it was written again");
 
         fs::write(&file, b"c0mponent").expect("a writable folder");
         let error = history.read(&digest).expect_err("it is damaged").to_string();
         assert!(error.contains(&digest) && error.contains(&digest_of(b"c0mponent")), "{error}");
-        history.keep(b"component").expect("a writable folder");
-        assert_eq!(history.read(&digest).expect("it is whole again"), b"component");
+        history.keep(&Code::new(&b"component"[..])).expect("a writable folder");
+        assert_eq!(history.read(&digest).expect("it is whole again"), Code::new(&b"component"[..]));
         for name in ["", "state", "../../etc/passwd", &digest[1..], &digest.to_uppercase()] {
             assert!(matches!(history.read(name), Err(HistoryError::NotKept { .. })), "{name}");
         }
@@ -532,7 +531,7 @@ mod tests {
         // A folder in the way of the file: root may write everywhere, so rights would not do.
         let blocked = folder.path().join(file_of(&digest_of(b"b")));
         fs::create_dir(&blocked).expect("a writable folder");
-        assert!(matches!(history.keep(b"b"), Err(HistoryError::Io { verb: "written", .. })));
+        assert!(matches!(history.keep(&Code::new(&b"b"[..])), Err(HistoryError::Io { verb: "written", .. })));
         fs::create_dir(folder.path().join(format!("{STATE}{UNFINISHED}"))).expect("a writable folder");
         assert!(history.commit(publication(&digest_of(b"b"), 2), None, source("s", 0)).is_err());
         assert_eq!(digests(&history), [digest.as_str()]);
@@ -575,7 +574,7 @@ mod tests {
         if let Cut::WithinBytes(length) = cut {
             return unfinished(&file_of(&digest), bytes, length);
         }
-        history.keep(bytes).expect("a writable folder");
+        history.keep(&Code::new(bytes.to_vec())).expect("a writable folder");
         match cut {
             Cut::WithinBytes(_) | Cut::BeforeState => return,
             Cut::WithinState(length) => return unfinished(STATE, &[b'{'; 256], length),
@@ -610,7 +609,7 @@ mod tests {
                 let after = History::open(folder.path()).expect("what was left can be opened");
                 prop_assert_eq!(digests(&after), expected.iter().map(String::as_str).collect::<Vec<_>>());
                 for digest in &expected {
-                    prop_assert_eq!(&digest_of(&after.read(digest).expect("it is whole")), digest);
+                    prop_assert_eq!(&after.read(digest).expect("it is whole").digest().to_string(), digest);
                 }
                 let unfinished = |name: &String| name.ends_with(UNFINISHED);
                 prop_assert!(!names(folder.path()).expect("it is there").iter().any(unfinished));

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use runtime::Promote;
 use serde::{Deserialize, Serialize};
 
 /// By what a revision became the active one.
@@ -183,34 +184,6 @@ pub(crate) enum RevisionState {
     Draining,
     /// It is on disk.
     Kept,
-}
-
-/// Whether a revision that was rehearsed is published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Promote {
-    /// Not at all: the report is what was wanted.
-    Never,
-    /// If every answer was the same.
-    Identical,
-    /// Whatever the report says.
-    Always,
-    /// If nothing got worse.
-    #[default]
-    Safe,
-}
-
-impl std::str::FromStr for Promote {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "never" => Ok(Self::Never),
-            "identical" => Ok(Self::Identical),
-            "safe" => Ok(Self::Safe),
-            "always" => Ok(Self::Always),
-            _ => Err(format!("{text:?} is not known: write never, identical, safe or always")),
-        }
-    }
 }
 
 impl fmt::Display for RevisionState {
