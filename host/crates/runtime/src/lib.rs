@@ -19,6 +19,7 @@ mod health;
 mod limiter;
 mod outbound;
 mod pool;
+pub mod rehearsal;
 mod remote;
 mod runtime;
 mod spec;

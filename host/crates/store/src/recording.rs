@@ -18,7 +18,7 @@ use crate::{BoxFuture, Bucket, Error, Page, Stats, Store, Swap, Value, Versioned
 pub type FirstValues = BTreeMap<(Bucket, String), Option<Value>>;
 
 /// A run can't be repeated from its recording.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Incomplete {
     /// It touched more than is kept.
     #[error("it touched more than {} keys or {} MiB of the store", Recording::KEYS, Recording::BYTES >> 20)]
