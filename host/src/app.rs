@@ -19,11 +19,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
+use crate::control::{self, Control, Kv, Readiness};
 use crate::data::Data;
-use crate::edge::{self, Edge, Router};
+use crate::edge::{self, Edge};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
+use crate::swap::Swapper;
 use crate::telemetry;
 
 /// Runs the assembly until it is told to stop.
@@ -49,35 +50,15 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(manifest: Manifest, data: &Data) -> anyhow::Result<()> {
+fn assemble(mut manifest: Manifest, data: &Data) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
-    let runtime = Runtime::start(&config, registry.clone(), data.store.clone())?;
-    let components = load(&runtime, &manifest)?;
+    let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
+    let components = std::mem::take(&mut manifest.components);
+    let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
 
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components))
-}
-
-/// Compiles the components and serves their instances. Returns what `/components` lists.
-fn load(runtime: &Runtime, manifest: &Manifest) -> anyhow::Result<Vec<ComponentInfo>> {
-    let specs = manifest.components.iter().map(|component| component.spec.clone()).collect();
-    runtime.load(specs).map_err(|(name, error)| {
-        let component = manifest.components.iter().find(|component| component.spec.name == name);
-        let message = format!("component \"{name}\" can't be loaded: {error}");
-        match component {
-            Some(component) => Exit::new(exit::USAGE, component.place.error(message)),
-            None => Exit::new(exit::USAGE, message),
-        }
-    })?;
-    let info = manifest.components.iter().map(|component| ComponentInfo {
-        name: component.spec.name.clone(),
-        namespace: component.spec.namespace.to_string(),
-        route: component.route.clone(),
-        instances: component.spec.instances.iter().map(ToString::to_string).collect(),
-        digest: component.spec.digest(),
-    });
-    Ok(info.collect())
+    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), swapper))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
@@ -86,7 +67,7 @@ async fn serve(
     runtime: &Runtime,
     registry: Registry,
     store: Arc<dyn Store>,
-    components: Vec<ComponentInfo>,
+    swapper: Swapper,
 ) -> anyhow::Result<()> {
     // Before anything listens, so that no signal is missed.
     let signals = signals()?;
@@ -97,14 +78,7 @@ async fn serve(
     })?;
     let (public_address, internal_address) = (public.address(), internal.local_addr()?);
 
-    let readiness =
-        Readiness::new(manifest.components.iter().filter(|component| component.route.is_some()).map(|component| {
-            Routed {
-                component: component.spec.name.clone(),
-                namespace: component.spec.namespace.clone(),
-                instances: component.spec.instances.clone(),
-            }
-        }));
+    let readiness = Readiness::new();
     let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
     if borrowed {
         let store = store.clone();
@@ -118,7 +92,7 @@ async fn serve(
         token: manifest.internal.token.clone(),
         public: public_address,
         internal: internal_address,
-        components,
+        swapper: swapper.clone(),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
@@ -133,6 +107,10 @@ async fn serve(
             });
         }
     }
+    let sampling = tokio::spawn({
+        let swapper = swapper.clone();
+        async move { swapper.keep_sampling().await }
+    });
     let edge = Arc::new(edge_of(&manifest));
     readiness.serving();
     announce(public_address, internal_address)?;
@@ -142,6 +120,8 @@ async fn serve(
         reached(signals.clone(), 1).await;
         tracing::info!("draining for at most {patience:?}; a second signal stops at once");
         readiness.draining();
+        swapper.stop();
+        sampling.abort();
     };
     let drained = async {
         let cut_off = public.serve(edge, runtime.workers(), drain, patience).await;
@@ -161,12 +141,7 @@ async fn serve(
 /// What the edge is to do.
 fn edge_of(manifest: &Manifest) -> Edge {
     let public = &manifest.public;
-    let routes = manifest
-        .components
-        .iter()
-        .filter_map(|component| Some((component.route.as_deref()?, component.spec.namespace.as_str())));
     Edge {
-        router: Router::new(routes),
         limits: edge::Limits {
             connections: public.max_connections,
             head_timeout: public.header_timeout,

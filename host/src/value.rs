@@ -48,6 +48,10 @@ pub(crate) struct Network(pub(crate) IpNet);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Socket(pub(crate) SocketAddr);
 
+/// A share of at most all, written `5%` or `0.5%`, as a fraction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share(pub(crate) f64);
+
 /// When a write is made durable: `always` before its reply, `never` by the store itself, or an interval like `100ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sync(pub(crate) store::SyncPolicy);
@@ -114,6 +118,18 @@ impl fmt::Display for Size {
             size if size % (1 << 30) != 0 => write!(out, "{}MiB", size >> 20),
             size => write!(out, "{}GiB", size >> 30),
         }
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
+        percent
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(|percent| Share(percent / 100.0))
+            .ok_or_else(|| format!("\"{text}\" is not a share: write a number from 0 to 100 and %, like \"5%\""))
     }
 }
 
@@ -221,6 +237,7 @@ deserialize_text! {
     Listen: "an address like \"127.0.0.1:8080\"",
     Route: "a path like \"/\"",
     Network: "an address or network like \"10.0.0.0/8\"",
+    Share: "a share like \"5%\"",
     Socket: "a socket rule like \"10.0.0.7:5432\"",
     Sync: "\"always\", \"never\" or an interval like \"100ms\"",
 }
@@ -321,6 +338,16 @@ mod tests {
         }
         for text in ["0B", "1023B", "64KiB", "10MiB", "4GiB"] {
             assert_eq!(text.parse::<Size>().map(|size| size.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn shares() {
+        for (text, share) in [("0%", 0.0), ("5%", 0.05), ("0.5 %", 0.005), ("100%", 1.0)] {
+            assert_eq!(text.parse(), Ok(Share(share)), "{text}");
+        }
+        for text in ["", "%", "5", "-1%", "101%", "NaN%", "inf%", "5 percent"] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
         }
     }
 

@@ -26,14 +26,14 @@ use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use problem::{Code, Problem};
 use registry::Registry;
-use serde::Serialize;
 use tokio::net::TcpListener;
 
+use crate::swap::Swapper;
 use crate::token::Token;
 
 pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
-pub(crate) use readiness::{Readiness, Routed};
+pub(crate) use readiness::Readiness;
 
 /// What the internal address answers with.
 pub(crate) struct Control {
@@ -49,23 +49,8 @@ pub(crate) struct Control {
     pub(crate) public: SocketAddr,
     /// Where the internal address really listens.
     pub(crate) internal: SocketAddr,
-    /// What `/components` lists.
-    pub(crate) components: Vec<ComponentInfo>,
-}
-
-/// One entry of `GET /components`.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct ComponentInfo {
-    /// Its name in the manifest.
-    pub(crate) name: String,
-    /// The namespace of its instances.
-    pub(crate) namespace: String,
-    /// The prefix of public paths that it answers.
-    pub(crate) route: Option<String>,
-    /// The names of its instances.
-    pub(crate) instances: Vec<String>,
-    /// SHA-256 of its active revision's bytes, in hexadecimal.
-    pub(crate) digest: String,
+    /// What `/components` lists and swaps.
+    pub(crate) swapper: Swapper,
 }
 
 /// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.

@@ -5,7 +5,6 @@
 //! - [`connection`]: one connection on its worker.
 //! - [`request`]: what a request must be to get in, and what is added to it.
 //! - [`body`]: bodies that are too large or stand still.
-//! - [`router`]: which component a path belongs to.
 
 mod accept;
 mod body;
@@ -15,10 +14,8 @@ mod io;
 mod patience;
 mod request;
 mod request_id;
-mod router;
 
 pub(crate) use accept::Listener;
-pub(crate) use router::Router;
 
 use std::time::Duration;
 
@@ -26,8 +23,6 @@ use ipnet::IpNet;
 
 /// What the edge needs to know. Immutable for the life of the process.
 pub(crate) struct Edge {
-    /// Which component a path belongs to.
-    pub(crate) router: Router,
     /// What bounds connections and requests.
     pub(crate) limits: Limits,
     /// Clients whose `x-forwarded-*` headers are believed.

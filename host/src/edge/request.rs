@@ -23,9 +23,9 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
-    let mut answer = match admit(edge, peer, &id, request) {
+    let mut answer = match admit(edge, worker, peer, &id, request) {
         Ok(Admitted { target, request, hop, verdict }) => {
-            let answer = worker.dispatch(target, request, hop).await;
+            let answer = worker.dispatch(&target, request, hop).await;
             match verdict.map_or(Fault::None, |verdict| verdict.get()) {
                 Fault::None => answer,
                 Fault::TooLarge => answer_with(too_large(edge.limits.body_bytes)),
@@ -39,22 +39,23 @@ pub(super) async fn answer(
 }
 
 /// A request that may go to its component.
-struct Admitted<'a> {
-    target: &'a Target,
+struct Admitted {
+    target: Target,
     request: Request<Body>,
     hop: Hop,
     /// What becomes of its body, if it has one.
     verdict: Option<Verdict>,
 }
 
-fn admit<'a>(
-    edge: &'a Edge,
+fn admit(
+    edge: &Edge,
+    worker: &Worker,
     peer: &Peer,
     id: &HeaderValue,
     request: Request<Incoming>,
-) -> Result<Admitted<'a>, Problem> {
+) -> Result<Admitted, Problem> {
     let (mut head, body) = request.into_parts();
-    let (target, hop) = match admit_head(edge, peer, &mut head) {
+    let (target, hop) = match admit_head(edge, worker, peer, &mut head) {
         Ok(admitted) => admitted,
         Err(problem) => {
             linger(body);
@@ -71,12 +72,12 @@ fn admit<'a>(
     Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
 }
 
-fn admit_head<'a>(edge: &'a Edge, peer: &Peer, head: &mut Parts) -> Result<(&'a Target, Hop), Problem> {
+fn admit_head(edge: &Edge, worker: &Worker, peer: &Peer, head: &mut Parts) -> Result<(Target, Hop), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
     }
     check_size(head, &edge.limits)?;
-    let target = edge.router.route(head.uri.path()).ok_or_else(Problem::not_found)?;
+    let target = worker.view().route(head.uri.path()).ok_or_else(Problem::not_found)?;
     let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > edge.limits.body_bytes) {
         return Err(too_large(edge.limits.body_bytes));

@@ -12,7 +12,7 @@ use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPo
 use toml::Spanned;
 
 use super::error::Document;
-use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store};
+use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store, SwapPolicy};
 use super::{file, source};
 use crate::builtin;
 use crate::cli::{MOST_WORKERS, RunArgs};
@@ -102,7 +102,7 @@ impl Resolver<'_> {
             None => self.builtin_components(keys.as_deref())?,
         };
         let join = typed.join.map(|join| self.join(join, &components)).transpose()?;
-        if components.iter().all(|component| component.route.is_none()) {
+        if components.iter().all(|component| component.spec.route.is_none()) {
             let example = &components[0].spec.name;
             self.notes.push(format!(
                 "no component has a route, so every public path answers 404; for example: \
@@ -247,7 +247,7 @@ impl Resolver<'_> {
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {
         let place = self.document.place(Some(typed.span()));
         let typed = typed.into_inner();
-        let root = components.iter().find(|component| component.route.as_deref() == Some("/"));
+        let root = components.iter().find(|component| component.spec.route.as_deref() == Some("/"));
         let root = root.ok_or_else(|| {
             place.error(
                 "requests to join.advertise reach the component on \"/\", and there is none; \
@@ -368,7 +368,7 @@ impl Resolver<'_> {
         let own_name = name.parse::<Namespace>().map_err(|error| {
             place.error(format!("\"{}\" can't be a component's name: {error}", name.escape_debug()))
         })?;
-        let bytes =
+        let (source, code) =
             source::load(typed.source.get_ref(), &self.directory).map_err(|error| self.at(&typed.source, error))?;
         let namespace = typed.namespace.map_or(own_name, |parsed| parsed.0);
         let instances = self.instances(&name, place, typed.instances)?;
@@ -403,12 +403,23 @@ impl Resolver<'_> {
             table_elements: self.table_elements(typed.table_elements, default.table_elements)?,
             resources: count(typed.resources, default.resources),
         };
+        let default = SwapPolicy::default();
+        let swap = SwapPolicy {
+            watch: typed.watch.unwrap_or(default.watch),
+            watch_for: typed.watch_for.map_or(default.watch_for, |time| time.0),
+            rollback_threshold: typed.rollback_threshold.map_or(default.rollback_threshold, |share| share.0),
+            drain_timeout: typed.drain_timeout.map_or(default.drain_timeout, |time| time.0),
+            rehearse: typed.rehearse.unwrap_or(default.rehearse),
+            promote: typed.promote.map_or(default.promote, |promote| promote.0),
+        };
         Ok(Component {
             place: self.document.place(Some(typed.source.span())),
-            route: typed.route.map(|route| route.into_inner().0),
+            source,
+            code,
+            swap,
             spec: ComponentSpec {
                 name,
-                bytes,
+                route: typed.route.map(|route| route.into_inner().0),
                 namespace,
                 instances,
                 environment,

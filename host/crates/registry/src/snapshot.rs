@@ -100,10 +100,9 @@ impl Group {
         self.available.get(self.turns.pick(self.available.len())?)
     }
 
-    /// For a retry: the next available member whose name none of `tried` has. None if there is none left.
-    pub fn pick_untried(&self, tried: &[Arc<Member>]) -> Option<&Arc<Member>> {
-        let is_tried =
-            |index| self.available.get(index).is_some_and(|member| tried.iter().any(|tried| tried.name == member.name));
+    /// For a retry: the next available member whose name is none of `tried`. None if there is none left.
+    pub fn pick_untried(&self, tried: &[Name]) -> Option<&Arc<Member>> {
+        let is_tried = |index| self.available.get(index).is_some_and(|member| tried.contains(&member.name));
         self.available.get(self.turns.pick_untried(self.available.len(), is_tried)?)
     }
 

@@ -1,12 +1,14 @@
 //! A template: everything it takes to start a guest of one instance.
 //!
-//! Made once when a component is loaded; every guest is made from it alike.
+//! Made once with a revision; every guest is made from it alike.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use http::HeaderValue;
 use registry::Name;
+use tokio::sync::Notify;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::sockets::SocketAddrUse;
@@ -37,12 +39,16 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Requests waiting in the queues of all its pools.
     pub(crate) queued: AtomicUsize,
+    /// Told when a pool that is retired has no guests any more.
+    pub(crate) drained: Notify,
 }
 
 /// Makes the guests of one instance on one worker.
 pub(crate) struct Template {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: Name,
+    /// The same, as a header's value.
+    pub(crate) served_by: HeaderValue,
     /// `{instance}` already replaced.
     pub(crate) environment: Arc<[(String, String)]>,
     pub(crate) worker: Worker,

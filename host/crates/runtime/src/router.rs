@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use runtime::Target;
+use crate::dispatch::Target;
 
-/// The routes. Immutable.
+/// The routes. Immutable. A part of what is published, so that they change together with what they lead to.
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     /// Longest first; none ends with `/`, so that the root is empty.
@@ -20,6 +20,17 @@ impl Router {
             .collect();
         routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.len()));
         Self { routes }
+    }
+
+    /// A router of its own for a worker, so that its references are counted apart from those of others.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = |target: &Target| match target {
+            Target::Namespace(namespace) => Target::Namespace(Arc::from(&**namespace)),
+            Target::Instance { namespace, name } => {
+                Target::Instance { namespace: Arc::from(&**namespace), name: Arc::from(&**name) }
+            }
+        };
+        Self { routes: self.routes.iter().map(|(route, target)| (route.clone(), copy(target))).collect() }
     }
 
     /// Where a request for this path goes. A route matches whole segments: `/api` is not a prefix of `/apis`.
