@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use runtime::{Change, Code, ComponentSpec, Digest, Revision, Runtime};
+use runtime::{Change, Code, ComponentSpec, Digest, Promote, RehearsalOptions, RehearsalReport, Revision, Runtime};
 use tokio::sync::Mutex as Turn;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -188,10 +188,15 @@ impl Swapper {
         }
         tracing::info!(component = slot.name, digest = %code.digest(), by = %options.by, "a swap begins");
         let revision = self.prepare(spec, code.clone()).await.map_err(|reason| rejected(slot, options.by, reason))?;
+        let (rehearse, promote) = {
+            let policy = &slot.state().policy;
+            (options.rehearse.unwrap_or(policy.rehearse), options.promote.unwrap_or(policy.promote))
+        };
+        let rehearsal = self.rehearse(slot, &revision, rehearse, promote, options.by).await?;
         let item = Item { slot: slot.clone(), revision, size, code: Some(code) };
         let digest = item.revision.digest();
         self.publish(vec![item], &[], options.by).await?;
-        Ok(swapped(slot, digest, Some(active), begun))
+        Ok(Swapped { rehearsal, ..swapped(slot, digest, Some(active), begun) })
     }
 
     async fn roll_back_now(&self, slot: &Arc<Slot>, to: Option<&str>) -> Result<Swapped, SwapError> {
@@ -296,8 +301,11 @@ impl Swapper {
         };
         let (size, spec) = (code.bytes().len() as u64, component.spec.clone());
         let prepared = self.prepare(spec, code.clone()).await;
-        let revision =
-            prepared.map_err(|reason| of_component(&slot.name, rejected(slot, PublishedBy::Manifest, reason)))?;
+        let by = PublishedBy::Manifest;
+        let revision = prepared.map_err(|reason| of_component(&slot.name, rejected(slot, by, reason)))?;
+        let SwapPolicy { rehearse, promote, .. } = component.swap;
+        let rehearsed = self.rehearse(slot, &revision, rehearse, promote, by).await;
+        rehearsed.map_err(|error| of_component(&slot.name, error))?;
         Ok(Some(Item { slot: slot.clone(), revision, size, code: Some(code) }))
     }
 
@@ -316,6 +324,42 @@ impl Swapper {
 
     async fn prepare(&self, spec: ComponentSpec, code: Code) -> Result<Arc<Revision>, String> {
         self.0.runtime.prepare(spec, code).await.map_err(|error| error.to_string())
+    }
+
+    /// Lets a revision that is ready show what it makes of requests that the active one gets, and judges it by that. One
+    /// that doesn't pass is retired.
+    async fn rehearse(
+        &self,
+        slot: &Slot,
+        revision: &Arc<Revision>,
+        requests: u32,
+        promote: Promote,
+        by: PublishedBy,
+    ) -> Result<Option<RehearsalReport>, SwapError> {
+        if requests == 0 {
+            return Ok(None);
+        }
+        let active = slot.state().active.revision.clone();
+        let options = RehearsalOptions::new(requests as usize);
+        let rehearsed = self.0.runtime.rehearse(&active, revision, options).await;
+        drop(active);
+        let judged = match rehearsed {
+            Ok(report) => match report.verdict(promote) {
+                Ok(()) => Ok(report),
+                Err(reason) => Err(format!("{reason}\n{report}")),
+            },
+            Err(error) => Err(error.to_string()),
+        };
+        match judged {
+            Ok(report) => {
+                tracing::info!(component = slot.name, digest = %revision.digest(), "{report}");
+                Ok(Some(report))
+            }
+            Err(reason) => {
+                revision.retire(Duration::ZERO).await;
+                Err(rejected(slot, by, reason))
+            }
+        }
     }
 
     /// Records and serves revisions, in one step, and lets go of those before.

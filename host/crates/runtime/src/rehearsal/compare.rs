@@ -7,7 +7,7 @@ use super::tap::Tapped;
 
 /// Headers that are not compared: they differ from one answer to the next (times, ids, traces, cookies with a session's
 /// id), or are about the connection and the framing (the body itself is compared).
-pub const VOLATILE: [&str; 16] = [
+pub(crate) const VOLATILE: [&str; 16] = [
     "age",
     "connection",
     "content-length",

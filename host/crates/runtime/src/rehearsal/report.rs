@@ -20,8 +20,7 @@ const OTHER: &str = "other";
 const EXCERPT: usize = 256;
 
 /// When a rehearsed revision is published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Promote {
     /// Not at all: the rehearsal is for its report.
     Never,
@@ -99,7 +98,7 @@ pub(crate) enum Skip {
 }
 
 /// What a rehearsal found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RehearsalReport {
     /// Requests that were to be compared.
     pub requested: usize,
@@ -125,7 +124,7 @@ pub struct RehearsalReport {
 }
 
 /// One thing for each revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sides<T> {
     /// Of the active revision.
     pub old: T,
@@ -134,7 +133,7 @@ pub struct Sides<T> {
 }
 
 /// Requests whose answers differ alike.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DifferenceGroup {
     /// What differs: `status 200 became 404`, `header content-type`, `body`, `failed: trap`.
     pub kind: String,
@@ -145,7 +144,7 @@ pub struct DifferenceGroup {
 }
 
 /// One request and what came of it, cut short.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// Method, path and query.
     pub request: String,
@@ -156,7 +155,7 @@ pub struct Example {
 }
 
 /// How often something happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// What.
     pub reason: String,
@@ -165,7 +164,7 @@ pub struct Count {
 }
 
 /// Requests that were refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedRequests {
     /// How many.
     pub count: usize,
@@ -174,7 +173,7 @@ pub struct RefusedRequests {
 }
 
 /// How long answers took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     /// Half of them took less, in microseconds.
     pub p50_us: u64,
@@ -202,6 +201,33 @@ impl RehearsalReport {
             }
             Promote::Identical | Promote::Safe | Promote::Always => Ok(()),
         }
+    }
+}
+
+/// Some lines for people, without an end of line behind the last.
+impl fmt::Display for RehearsalReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requested, compared, identical, worse, .. } = self;
+        write!(f, "rehearsed {compared} of {requested} requests: {identical} identical, {worse} worse")?;
+        if let Some(Sides { old, new }) = &self.latency {
+            write!(f, "; p50 {} to {} us, p99 {} to {} us", old.p50_us, new.p50_us, old.p99_us, new.p99_us)?;
+        }
+        for DifferenceGroup { kind, count, example } in &self.differences {
+            let Example { request, old, new } = example;
+            write!(f, "\n{count} x {kind}, for example {request:?}\n    old: {old:?}\n    new: {new:?}")?;
+        }
+        if self.refused.count > 0 {
+            let example = self.refused.example.as_deref().unwrap_or_default();
+            write!(
+                f,
+                "\n{} requests that the active revision didn't send were refused: {example:?}",
+                self.refused.count
+            )?;
+        }
+        for Count { reason, count } in &self.skipped {
+            write!(f, "\n{count} not compared: {reason}")?;
+        }
+        Ok(())
     }
 }
 
@@ -466,7 +492,20 @@ mod tests {
             "latency": { "old": { "p50_us": 100, "p99_us": 100 }, "new": { "p50_us": 100, "p99_us": 100 } },
             "took_ms": 1500,
         });
-        assert_eq!(serde_json::to_value(report).expect("it can be written"), expected);
+        assert_eq!(serde_json::to_value(&report).expect("it can be written"), expected);
+        assert_eq!(serde_json::from_value::<RehearsalReport>(expected).expect("it can be read"), report);
+    }
+
+    #[test]
+    fn a_report_reads_as_text() {
+        let mut findings = Findings::default();
+        findings.skip(Skip::RequestTooLarge);
+        findings.compare("GET /", &run(Ok((200, "a\nb"))), &run(Ok((200, "c"))), vec!["GET http://a/".into()]);
+        let expected = "rehearsed 1 of 2 requests: 0 identical, 0 worse; p50 100 to 100 us, p99 100 to 100 us\n\
+                        1 x body, for example \"GET /\"\n    old: \"a\\nb\"\n    new: \"c\"\n\
+                        1 requests that the active revision didn't send were refused: \"GET http://a/\"\n\
+                        1 not compared: the request's body is larger than 1 MiB";
+        assert_eq!(findings.report(2, Duration::ZERO).to_string(), expected);
     }
 
     #[test]
@@ -492,7 +531,6 @@ mod tests {
     fn rules_are_read_as_they_are_written() {
         for rule in [Promote::Never, Promote::Identical, Promote::Safe, Promote::Always] {
             assert_eq!(rule.to_string().parse(), Ok(rule));
-            assert_eq!(serde_json::to_value(rule).expect("it can be written"), rule.to_string());
         }
         let error = "Always".parse::<Promote>().expect_err("no rule");
         assert_eq!(error.to_string(), "\"Always\" is no rule for promotion: write never, identical, safe or always");

@@ -102,11 +102,11 @@ impl Tape {
             }
             exchanges.len() - 1
         };
-        let bodiless = head.method == Method::HEAD;
+        let method = head.method.clone();
         let (kept, answer) = match send(Request::from_parts(head, body)).await {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();
-                let length = if bodiless { Some(0) } else { content_length(&head.headers) };
+                let length = answer_length(&method, head.status, &head.headers);
                 let (tap, body) = Tap::attach(body, length);
                 let kept = RecordedAnswer::Head { status: head.status, headers: head.headers.clone(), body: tap };
                 (kept, Ok(Response::from_parts(head, body)))
@@ -123,34 +123,44 @@ impl Tape {
     /// It did not all fit.
     pub(crate) fn play(&self) -> Result<World, Skip> {
         let first_values = self.recording.first_values().map_err(Skip::Store)?;
-        let recorded = std::mem::take(&mut *self.exchanges());
+        let recorded = self.exchanges();
         if recorded.len() > MAX_EXCHANGES {
             return Err(Skip::TooManyRequests);
         }
         let mut exchanges = Vec::new();
-        for Recorded { method, uri, body, answer } in recorded {
-            let body = body.tapped();
-            let answer = match answer {
-                None => None,
-                Some(RecordedAnswer::Failed(error)) => Some(Answer::Failed(error)),
-                Some(RecordedAnswer::Head { status, headers, body }) => match body.tapped() {
-                    Tapped::Whole(body) => Some(Answer::Head { status, headers, body, whole: true }),
-                    Tapped::Part(body) => Some(Answer::Head { status, headers, body, whole: false }),
-                    Tapped::TooLarge => return Err(Skip::OutgoingTooLarge),
-                },
-            };
-            match (body, answer) {
-                (Tapped::TooLarge, _) => return Err(Skip::OutgoingTooLarge),
-                (Tapped::Whole(body), Some(answer)) => exchanges.push(Exchange { method, uri, body, answer }),
-                // The live run lost interest in it.
-                (Tapped::Part(_), _) | (_, None) => {}
+        for Recorded { method, uri, body, answer } in &*recorded {
+            // Without an answer: the live run lost interest in it.
+            let Some(answer) = answer else { continue };
+            let answer = answer.play()?;
+            match body.tapped() {
+                Tapped::Whole(body) => {
+                    exchanges.push(Exchange { method: method.clone(), uri: uri.clone(), body, answer })
+                }
+                // The other side didn't want to know all of it: it can't be found by it.
+                Tapped::Part(_) => {}
+                Tapped::TooLarge => return Err(Skip::OutgoingTooLarge),
             }
         }
+        drop(recorded);
         Ok(World { first_values, exchanges })
     }
 
     fn exchanges(&self) -> MutexGuard<'_, Vec<Recorded>> {
         self.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RecordedAnswer {
+    fn play(&self) -> Result<Answer, Skip> {
+        let (status, headers, body) = match self {
+            Self::Failed(error) => return Ok(Answer::Failed(alike(error))),
+            Self::Head { status, headers, body } => (*status, headers.clone(), body),
+        };
+        match body.tapped() {
+            Tapped::Whole(body) => Ok(Answer::Head { status, headers, body, whole: true }),
+            Tapped::Part(body) => Ok(Answer::Head { status, headers, body, whole: false }),
+            Tapped::TooLarge => Err(Skip::OutgoingTooLarge),
+        }
     }
 }
 
@@ -226,8 +236,15 @@ impl Replay {
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+/// How long a body is, if its head says so.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The same of an answer: some have no body by definition, and nobody reads it.
+pub(super) fn answer_length(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless { Some(0) } else { content_length(headers) }
 }
 
 /// A body that fails after these bytes.
