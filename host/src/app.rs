@@ -19,26 +19,29 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, Control, Kv, Readiness};
+use crate::control::{self, Components, Control, Kv, Readiness};
 use crate::data::Data;
 use crate::edge::{self, Edge};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
 use crate::swap::Swapper;
 use crate::telemetry;
+use crate::watch::Watch;
 
 /// Runs the assembly until it is told to stop.
 ///
 /// # Errors
 /// Each carries its exit code, see [`exit`].
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let manifest = manifest::load(args, &Environment::of_process()).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let process = Environment::of_process();
+    let manifest = manifest::load(args, &process).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let watch = Watch::new(args, process, &manifest);
     let log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
     let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush())?;
-    let ended = assemble(manifest, &data);
+    let ended = assemble(manifest, watch, &data);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -50,7 +53,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(mut manifest: Manifest, data: &Data) -> anyhow::Result<()> {
+fn assemble(mut manifest: Manifest, watch: Watch, data: &Data) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
     let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
@@ -58,12 +61,13 @@ fn assemble(mut manifest: Manifest, data: &Data) -> anyhow::Result<()> {
     let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
 
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), swapper))
+    control_plane.block_on(serve(manifest, watch, &runtime, registry, data.store.clone(), swapper))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
 async fn serve(
     manifest: Manifest,
+    watch: Watch,
     runtime: &Runtime,
     registry: Registry,
     store: Arc<dyn Store>,
@@ -92,7 +96,7 @@ async fn serve(
         token: manifest.internal.token.clone(),
         public: public_address,
         internal: internal_address,
-        swapper: swapper.clone(),
+        components: Components::new(swapper.clone()),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
@@ -107,6 +111,7 @@ async fn serve(
             });
         }
     }
+    tasks.spawn(watch.run(swapper.clone(), reached(signals.clone(), 1)));
     let sampling = tokio::spawn({
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }

@@ -274,7 +274,7 @@ mod tests {
             token,
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal,
-            swapper: crate::swap::testing::swapper(Vec::new()).0,
+            components: control::Components::new(crate::swap::testing::swapper(Vec::new()).0),
         };
         let served = tokio::spawn(control::serve(listener, control, std::future::pending()));
         (internal, registry, served)

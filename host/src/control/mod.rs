@@ -1,12 +1,13 @@
-//! The internal address: registrations, look-ups, health and listings, for operators and remote services.
+//! The internal address: registrations, look-ups, swaps, health and listings, for operators and remote services.
 //!
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
-//! in `body`. Parts: `server` (connections), `auth` (token), `body`, `kv` (the store), `registration`, `lookup`, `listing`,
-//! `readiness`, `own` (which addresses are this host's), `leases` (the passing of time).
+//! in `body`. Parts: `server` (connections), `auth` (token), `body`, `components` (swaps), `kv` (the store), `registration`,
+//! `lookup`, `listing`, `readiness`, `own` (which addresses are this host's), `leases` (the passing of time).
 
 mod auth;
 mod body;
+mod components;
 mod kv;
 mod leases;
 mod listing;
@@ -22,15 +23,15 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 use problem::{Code, Problem};
 use registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::swap::Swapper;
 use crate::token::Token;
 
+pub(crate) use components::{Components, LARGEST, Listed, Revisions};
 pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
 pub(crate) use readiness::Readiness;
@@ -49,8 +50,8 @@ pub(crate) struct Control {
     pub(crate) public: SocketAddr,
     /// Where the internal address really listens.
     pub(crate) internal: SocketAddr,
-    /// What `/components` lists and swaps.
-    pub(crate) swapper: Swapper,
+    /// What `/components` shows and swaps.
+    pub(crate) components: Components,
 }
 
 /// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
@@ -71,7 +72,10 @@ fn router(control: Arc<Control>) -> Router {
         .route("/api/register", post(registration::register_caller))
         .route("/api/lookup", post(lookup::lookup))
         .route("/instances", get(listing::instances))
-        .route("/components", get(listing::components))
+        .route("/components", get(components::list))
+        .route("/components/{name}", put(components::swap))
+        .route("/components/{name}/revisions", get(components::revisions))
+        .route("/components/{name}/rollback", post(components::rollback))
         .route("/kv/{bucket}", kv::of_bucket())
         // A key has slashes as it likes. That an empty one is refused is for the store to say.
         .route("/kv/{bucket}/", kv::of_key())

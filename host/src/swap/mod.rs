@@ -22,12 +22,13 @@ use runtime::{Change, Code, ComponentSpec, Digest, Promote, RehearsalOptions, Re
 use tokio::sync::Mutex as Turn;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use self::history::{History, HistoryError, Publication, SourceIdentity, Start};
+use self::history::{History, HistoryError, Publication, Start};
 use self::probation::{Probation, Verdict, failure_rate};
 use self::slot::{Past, Slot, State, WAITING, past_of};
 use crate::cli::{Exit, exit};
 use crate::manifest::{Component, Manifest, Source, SwapPolicy};
 
+pub(crate) use history::SourceIdentity;
 pub(crate) use types::{ComponentInfo, PublishedBy, RevisionInfo, RevisionState, SwapError, SwapOptions, Swapped};
 
 /// How often a revision on probation is looked at.

@@ -185,3 +185,14 @@ pub(crate) enum RevisionState {
     /// It is on disk.
     Kept,
 }
+
+impl fmt::Display for RevisionState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            RevisionState::Active => "active",
+            RevisionState::Warm => "warm",
+            RevisionState::Draining => "draining",
+            RevisionState::Kept => "kept",
+        })
+    }
+}
