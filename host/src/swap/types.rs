@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use runtime::Promote;
+use runtime::{Promote, RehearsalReport};
 use serde::{Deserialize, Serialize};
 
 /// By what a revision became the active one.
@@ -63,7 +63,7 @@ pub(crate) struct Swapped {
     pub(crate) took_ms: u64,
     /// What the rehearsal showed, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) rehearsal: Option<serde_json::Value>,
+    pub(crate) rehearsal: Option<RehearsalReport>,
 }
 
 /// Why a component was not swapped. The revision that was active still is.

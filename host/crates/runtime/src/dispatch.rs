@@ -161,7 +161,11 @@ impl Worker {
         match chosen {
             Chosen::Here(pool) => {
                 let deadline = begun + pool.template().limits().request_timeout;
-                let mut answer = pool.call(request, hop.depth, deadline).await.map_err(call_failed)?;
+                let answered = match pool.rehearsal().get() {
+                    None => pool.call(request, hop.depth, deadline).await,
+                    Some(sampler) => sampler.call(pool, request, hop.depth, deadline).await,
+                };
+                let mut answer = answered.map_err(call_failed)?;
                 answer.headers_mut().entry(SERVED_BY).or_insert_with(|| pool.template().served_by.clone());
                 Ok(answer)
             }

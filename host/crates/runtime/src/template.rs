@@ -22,6 +22,7 @@ use crate::capabilities::logging::{LogStream, Stream};
 use crate::capabilities::outgoing::Outgoing;
 use crate::guest::Guest;
 use crate::limiter::Limiter;
+use crate::rehearsal::Stage;
 use crate::spec::{Buckets, Directory, Limits, SocketRule};
 use crate::state::GuestState;
 use crate::worker::Worker;
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Vec<Directory>,
     pub(crate) sockets: Arc<[SocketRule]>,
     pub(crate) limits: Limits,
+    /// Nothing that its guests do may be seen outside.
+    pub(crate) isolated: bool,
     /// Requests waiting in the queues of all its pools.
     pub(crate) queued: AtomicUsize,
     /// Told when a pool that is retired has no guests any more.
@@ -101,7 +104,7 @@ impl Template {
         let limits = self.limits();
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
-        let state = GuestState {
+        let mut state = GuestState {
             table,
             wasi: self.wasi(guest)?,
             http: WasiHttpCtx::new(),
@@ -123,6 +126,9 @@ impl Template {
             },
             registry: self.worker.registry().clone(),
         };
+        if self.shared.isolated {
+            state.enter(Stage::empty(self.worker.store().clone()));
+        }
         let mut store = Store::new(&self.shared.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);
