@@ -195,7 +195,7 @@ fn a_damaged_revision_is_not_run() {
 fn whenever_it_is_killed_one_whole_revision_serves() {
     let home = Home::new();
     let mut current = 0;
-    let mut just = Duration::from_millis(100);
+    let mut just = Duration::from_millis(300);
     let (mut before, mut after) = (0, 0);
     for round in 0..rounds("KILL_ROUNDS", 16) {
         let next = 100 + round;
