@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::RollbackArgs;
-use super::swap::{failed, line};
+use super::swap::{failed, told};
 use crate::swap::Swapped;
 
 /// Brings a component back to another revision.
@@ -15,5 +15,5 @@ pub(crate) async fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
     let path = args.component.path("/rollback");
     let swapped = client.roll_back(&path, &json!({"to": args.to})).await;
     let swapped: Swapped = swapped.map_err(|error| failed(&client, error))?;
-    super::print(&line(&swapped))
+    super::print(&told(&swapped))
 }

@@ -29,7 +29,7 @@ pub(crate) async fn swap(args: &SwapArgs) -> anyhow::Result<()> {
     let options: Vec<String> = rehearse.into_iter().chain(promote).collect();
     let path = args.component.path(&format!("?{}", options.join("&")));
     let swapped: Swapped = client.swap(&path, bytes).await.map_err(|error| failed(&client, error))?;
-    super::print(&line(&swapped))?;
+    super::print(&told(&swapped))?;
     if !args.watch {
         return Ok(());
     }
@@ -67,15 +67,16 @@ fn proved(swapped: &Swapped, revisions: &[RevisionInfo]) -> anyhow::Result<bool>
     }
 }
 
-/// What was done, as a line.
-pub(super) fn line(swapped: &Swapped) -> String {
-    let Swapped { name, digest, previous, changed, took_ms, .. } = swapped;
+/// What was done: a line, and the report of the rehearsal if there was one.
+pub(super) fn told(swapped: &Swapped) -> String {
+    let Swapped { name, digest, previous, changed, took_ms, rehearsal } = swapped;
     let digest = short(digest);
     if !changed {
         return format!("{name}: {digest} is active, as it was before\n");
     }
     let before = previous.as_deref().map(|previous| format!(" (was {})", short(previous))).unwrap_or_default();
-    format!("{name}: {digest} is active{before}, published after {took_ms} ms\n")
+    let report = rehearsal.as_ref().map(|report| format!("{report}\n")).unwrap_or_default();
+    format!("{name}: {digest} is active{before}, published after {took_ms} ms\n{report}")
 }
 
 /// What the host says if it refuses, else how it could be reached.
@@ -119,13 +120,13 @@ mod tests {
 
     #[test]
     fn a_swap_is_told_in_a_line() {
-        let line_of = |swapped| line(&swapped).trim_end().to_owned();
+        let told = |swapped| told(&swapped).trim_end().to_owned();
         let done = "storage: 0123456789ab is active (was fedcba987654), published after 84 ms";
-        assert_eq!(line_of(swapped()), done);
+        assert_eq!(told(swapped()), done);
         let first = Swapped { previous: None, ..swapped() };
-        assert_eq!(line_of(first), "storage: 0123456789ab is active, published after 84 ms");
+        assert_eq!(told(first), "storage: 0123456789ab is active, published after 84 ms");
         let same = Swapped { changed: false, ..swapped() };
-        assert_eq!(line_of(same), "storage: 0123456789ab is active, as it was before");
+        assert_eq!(told(same), "storage: 0123456789ab is active, as it was before");
     }
 
     #[test]
