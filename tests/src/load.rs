@@ -126,6 +126,8 @@ pub struct Fault {
 struct Shared {
     url: String,
     pause: Duration,
+    /// What the guest `stamped` says besides.
+    greeting: String,
     stopped: AtomicBool,
     answers: AtomicU64,
     long: AtomicU64,
@@ -162,7 +164,7 @@ impl Load {
     /// So many clients of an [`assembly`](Self::assembly), which rest for so long between two requests, and eight with
     /// long requests.
     pub fn on_assembly(host: &Host, clients: u64, pause: Duration) -> Self {
-        let shared = Shared::of(host, pause);
+        let shared = Arc::new(Shared { url: host.url().to_owned(), pause, ..Shared::default() });
         let mut load = Self { shared, clients: Vec::new() };
         for number in 0..clients {
             load.client(move |shared| short(shared, number));
@@ -183,9 +185,15 @@ impl Load {
         load
     }
 
-    /// So many clients of the guest `stamped` on `/`.
+    /// So many clients of the guest `stamped` on `/`, whose environment has no `GREETING`.
     pub fn on_guest(host: &Host, clients: u64, pause: Duration) -> Self {
-        let shared = Shared::of(host, pause);
+        Self::on_greeting_guest(host, clients, pause, "")
+    }
+
+    /// The same, and its `GREETING` is this.
+    pub fn on_greeting_guest(host: &Host, clients: u64, pause: Duration, greeting: &str) -> Self {
+        let shared = Shared { url: host.url().to_owned(), pause, greeting: greeting.to_owned(), ..Shared::default() };
+        let shared = Arc::new(shared);
         let mut load = Self { shared, clients: Vec::new() };
         for number in 0..clients {
             load.client(move |shared| {
@@ -283,10 +291,6 @@ impl fmt::Display for Tally {
 }
 
 impl Shared {
-    fn of(host: &Host, pause: Duration) -> Arc<Self> {
-        Arc::new(Self { url: host.url().to_owned(), pause, ..Self::default() })
-    }
-
     fn fault(&self, kind: Kind, what: &str, reply: Option<(u16, &HeaderMap)>) {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let faults = &mut faults[kind as usize];
@@ -423,7 +427,7 @@ fn ask_guest(shared: &Shared, wire: &mut Option<Wire>, path: &str) {
         *wire = None;
     }
     let stamp = reply.as_ref().and_then(|reply| Stamper::Guest.stamp(&reply.headers)).unwrap_or_default();
-    let expected = format!(r#"{{"revision":"{stamp:06}","target":"{path}","greeting":""}}"#);
+    let expected = format!(r#"{{"revision":"{stamp:06}","target":"{path}","greeting":"{}"}}"#, shared.greeting);
     if begun.check(reply, expected.as_bytes()) {
         shared.answers.fetch_add(1, SeqCst);
     }

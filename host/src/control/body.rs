@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -37,17 +37,8 @@ impl<S: Sync> FromRequest<S> for Fields {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        let headers = request.headers();
-        problem::kv::check_content_type(headers.get(CONTENT_TYPE).map(|value| value.as_bytes()))?;
-        let body = read(request.into_body(), LIMIT, TIMEOUT).await.map_err(|unread| match unread {
-            Unread::TooLong(_) => Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes")),
-            Unread::Failed(problem) => problem,
-        })?;
-        match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Ok(Fields(fields)),
-            Ok(_) => Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object").into()),
-            Err(error) => Err(Problem::new(Code::InvalidJson, error.to_string()).into()),
-        }
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        Self::of_json(content_type, &read_fields(request.into_body()).await?)
     }
 }
 
@@ -55,12 +46,18 @@ impl<S: Sync> FromRequest<S> for Fields {
 impl<S: Sync> OptionalFromRequest<S> for Fields {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Failure> {
-        if request.body().size_hint().exact() == Some(0) {
-            return Ok(None);
-        }
-        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
+    async fn from_request(request: Request, _: &S) -> Result<Option<Self>, Failure> {
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let body = read_fields(request.into_body()).await?;
+        if body.is_empty() { Ok(None) } else { Self::of_json(content_type, &body).map(Some) }
     }
+}
+
+async fn read_fields(body: Body) -> Result<Bytes, Problem> {
+    read(body, LIMIT, TIMEOUT).await.map_err(|unread| match unread {
+        Unread::TooLong(_) => Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes")),
+        Unread::Failed(problem) => problem,
+    })
 }
 
 /// The most that [`read`] will hold of a body.
@@ -161,6 +158,15 @@ impl HttpBody for Housed {
 }
 
 impl Fields {
+    fn of_json(content_type: Option<HeaderValue>, body: &[u8]) -> Result<Self, Failure> {
+        problem::kv::check_content_type(content_type.as_ref().map(HeaderValue::as_bytes))?;
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Fields(fields)),
+            Ok(_) => Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object").into()),
+            Err(error) => Err(Problem::new(Code::InvalidJson, error.to_string()).into()),
+        }
+    }
+
     /// The string `name`, as `T` parses it.
     pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T, Problem> {
         let text = self.string(name)?.ok_or_else(|| missing(name))?;

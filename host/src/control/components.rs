@@ -61,8 +61,9 @@ pub(crate) struct Revisions {
     pub(crate) revisions: Vec<RevisionInfo>,
 }
 
-/// The query of `PUT /components/{name}`.
+/// The query of `PUT /components/{name}`. Whoever misspells one of them must not be swapped without a rehearsal.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Options {
     rehearse: Option<u32>,
     promote: Option<String>,

@@ -29,6 +29,7 @@ use problem::{Code, Problem};
 use registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::linger::linger;
 use crate::token::Token;
 
 pub(crate) use components::{Components, LARGEST_COMPONENT, Listed, Revisions};
@@ -89,12 +90,14 @@ fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
-async fn not_found() -> Failure {
+async fn not_found(body: Body) -> Failure {
+    linger(body);
     Problem::not_found().into()
 }
 
 /// axum adds the `Allow` header.
-async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+async fn method_not_allowed(method: Method, uri: Uri, body: Body) -> Failure {
+    linger(body);
     let detail = format!("{method} is not possible on {}; the header \"allow\" lists what is", uri.path());
     Problem::new(Code::MethodNotAllowed, detail).into()
 }
