@@ -63,8 +63,11 @@ impl Watch {
         watch
     }
 
-    /// Watches until `stop` completes. A swap that has begun then goes on.
+    /// Watches until `stop` completes, or not at all if everything is built in. A swap that has begun then goes on.
     pub(crate) async fn run(mut self, swapper: Swapper, stop: impl Future<Output = ()>) {
+        if self.files.0.is_empty() {
+            return;
+        }
         let watching = async {
             loop {
                 tokio::time::sleep(PAUSE).await;
@@ -89,13 +92,8 @@ impl Watch {
     async fn look(&mut self, swapper: &Swapper) {
         let paths = self.files.paths();
         let looks = blocking(move || {
-            paths
-                .into_iter()
-                .map(|path| {
-                    let look = Look::at(&path);
-                    (path, look)
-                })
-                .collect::<Vec<_>>()
+            let looks = paths.iter().map(|path| Look::at(path)).collect::<Vec<_>>();
+            paths.into_iter().zip(looks).collect()
         });
         let settled = self.files.settled(looks.await);
         let manifest = self.manifest.as_ref().is_some_and(|manifest| settled.contains(manifest));
@@ -122,7 +120,7 @@ impl Watch {
         match applied {
             Ok(()) => {}
             Err(error) if changed => {
-                tracing::error!("the manifest was changed, and can't be served: {error}; nothing changes")
+                tracing::error!("the manifest was changed and can't be served, so nothing changes: {error}");
             }
             Err(error) => tracing::debug!("the manifest still can't be served: {error}"),
         }

@@ -11,7 +11,7 @@ use reqwest::StatusCode;
 use super::SwapArgs;
 use super::table::short;
 use crate::client::{CallError, Client};
-use crate::control::{LARGEST, Revisions};
+use crate::control::{LARGEST_COMPONENT, Revisions};
 use crate::swap::{RevisionInfo, RevisionState, Swapped};
 
 /// How often a revision is looked at that has to prove itself.
@@ -46,10 +46,10 @@ pub(crate) async fn swap(args: &SwapArgs) -> anyhow::Result<()> {
 /// A component; not read further than a component may be long.
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(LARGEST as u64 + 1).read_to_end(&mut bytes));
+    let read = File::open(file).and_then(|file| file.take(LARGEST_COMPONENT as u64 + 1).read_to_end(&mut bytes));
     read.with_context(|| format!("{} can't be read", file.display()))?;
-    if bytes.len() > LARGEST {
-        bail!("{} has more than {LARGEST} bytes; a host takes no larger component", file.display());
+    if bytes.len() > LARGEST_COMPONENT {
+        bail!("{} has more than {LARGEST_COMPONENT} bytes; a host takes no larger component", file.display());
     }
     Ok(bytes)
 }
@@ -152,7 +152,7 @@ mod tests {
             assert!(error.starts_with(&format!("{} can't be read: ", path.display())), "{error}");
         }
         let file = folder.path().join("large.wasm");
-        File::create(&file).and_then(|file| file.set_len(LARGEST as u64 + 1)).expect("a writable folder");
+        File::create(&file).and_then(|file| file.set_len(LARGEST_COMPONENT as u64 + 1)).expect("a writable folder");
         assert!(read(&file).expect_err("it is too large").to_string().contains("more than 67108864 bytes"));
         File::create(&file).expect("a writable folder");
         assert!(read(&file).expect("an empty file is for the host to refuse").is_empty());

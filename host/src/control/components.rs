@@ -1,6 +1,6 @@
 //! `/components`: what runs, and the swaps of it.
 //!
-//! A component is received whole before anything is done with it: at most [`LARGEST`] bytes, within [`TIME`]; all that
+//! A component is received whole before anything is done with it: at most [`LARGEST_COMPONENT`] bytes, within [`TIME`]; all that
 //! clients wait for have at most [`ROOM`] together. A swap that has begun goes on if its client leaves.
 
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::linger::linger;
 use crate::swap::{ComponentInfo, PublishedBy, RevisionInfo, SwapError, SwapOptions, Swapped, Swapper};
 
 /// Most bytes of a component.
-pub(crate) const LARGEST: usize = 64 << 20;
+pub(crate) const LARGEST_COMPONENT: usize = 64 << 20;
 
 /// For a component to arrive.
 const TIME: Duration = Duration::from_secs(60);
 
 /// Two of the largest.
-const ROOM: usize = 2 * LARGEST;
+const ROOM: usize = 2 * LARGEST_COMPONENT;
 
 /// What `/components` shows and swaps, and the memory for it.
 pub(crate) struct Components {
@@ -94,7 +94,7 @@ pub(super) async fn swap(
     body: Body,
 ) -> Answer<Swapped> {
     let Components { swapper, room } = &control.components;
-    let (announced, most) = (body.size_hint().lower(), body::most(&body, LARGEST));
+    let (announced, most) = (body.size_hint().lower(), body::most(&body, LARGEST_COMPONENT));
     let admit = async {
         let name = named(name)?;
         let Query(Options { rehearse, promote }) = options.map_err(|error| invalid(error.body_text()))?;
@@ -104,7 +104,7 @@ pub(super) async fn swap(
         ready(&control)?;
         // Says so before the component is sent.
         swapper.revisions(&name)?;
-        if announced > LARGEST as u64 {
+        if announced > LARGEST_COMPONENT as u64 {
             return Err(too_large(announced).into());
         }
         Ok::<_, Failure>((name, options, room.take(most).await?))
@@ -116,7 +116,7 @@ pub(super) async fn swap(
             return Err(failure);
         }
     };
-    let bytes = body::read(body, LARGEST, TIME).await.map_err(|unread| match unread {
+    let bytes = body::read(body, LARGEST_COMPONENT, TIME).await.map_err(|unread| match unread {
         Unread::TooLong(bytes) => too_large(bytes as u64),
         Unread::Failed(problem) => problem,
     })?;
@@ -151,7 +151,7 @@ fn ready(control: &Control) -> Result<(), SwapError> {
 }
 
 fn too_large(bytes: u64) -> Problem {
-    let detail = format!("the component has at least {bytes} bytes; at most {LARGEST} are taken");
+    let detail = format!("the component has at least {bytes} bytes; at most {LARGEST_COMPONENT} are taken");
     Problem::new(Code::BodyTooLarge, detail)
 }
 

@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use crate::linger::linger;
 use crate::token::Token;
 
-pub(crate) use components::{Components, LARGEST, Listed, Revisions};
+pub(crate) use components::{Components, LARGEST_COMPONENT, Listed, Revisions};
 pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
 pub(crate) use readiness::Readiness;

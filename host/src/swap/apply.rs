@@ -51,14 +51,13 @@ impl Swapper {
         }
         let before: Vec<_> = settled.iter().map(|(slot, component)| settle(slot, component)).collect();
         let slots = settled.iter().map(|(slot, _)| slot);
-        if !items.is_empty() || !removed.is_empty() {
-            if let Err(error) = self.publish(items, &removed, by).await {
-                for (slot, (policy, source, identity)) in slots.zip(before) {
-                    let mut state = slot.state();
-                    (state.policy, state.source, state.identity) = (policy, source, identity);
-                }
-                return Err(error);
+        let something = !items.is_empty() || !removed.is_empty();
+        if something && let Err(error) = self.publish(items, &removed, by).await {
+            for (slot, (policy, source, identity)) in slots.zip(before) {
+                let mut state = slot.state();
+                (state.policy, state.source, state.identity) = (policy, source, identity);
             }
+            return Err(error);
         }
         Ok(done)
     }

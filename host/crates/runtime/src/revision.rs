@@ -89,11 +89,15 @@ impl Revision {
         let mut spec = self.spec.clone();
         spec.limits.max_instance_concurrent_reuse_count = 1;
         spec.limits.max_guests = REHEARSAL_GUESTS;
-        if let Venue::Backstage(_) = venue {
-            // What the log says of it.
-            spec.name.push_str(" (rehearsal)");
-            spec.sockets.clear();
-            spec.directories.iter_mut().for_each(|directory| directory.writable = false);
+        match venue {
+            // A client never waits for a guest here: it has the active revision's own.
+            Venue::Workers => spec.limits.queue = 0,
+            Venue::Backstage(_) => {
+                // What the log calls it.
+                spec.name.push_str(" (rehearsal)");
+                spec.sockets.clear();
+                spec.directories.iter_mut().for_each(|directory| directory.writable = false);
+            }
         }
         let pre = match &self.shared.pre {
             ProxyPre::P2(pre) => ProxyPre::P2(pre.clone()),

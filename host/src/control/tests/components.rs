@@ -1,6 +1,6 @@
 //! `/components`.
 
-use super::super::components::LARGEST;
+use super::super::components::LARGEST_COMPONENT;
 use super::*;
 use crate::swap::SwapError;
 
@@ -107,12 +107,12 @@ async fn what_is_too_large_or_cut_off_is_refused() {
     let host = start(None, Config::default()).await;
     let head = |length: &str| format!("PUT /components/storage HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n");
     // Nothing of the body was sent: it is the announcement that is refused.
-    let answer = host.raw(&head(&format!("content-length: {}", LARGEST + 1))).await;
+    let answer = host.raw(&head(&format!("content-length: {}", LARGEST_COMPONENT + 1))).await;
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
     let (_, listed) = host.get("/components").await;
     assert_eq!(listed["components"][0]["digest"], digest("echo"));
 
-    let chunk = format!("{:x}\r\n{}\r\n", LARGEST + 1, "x".repeat(LARGEST + 1));
+    let chunk = format!("{:x}\r\n{}\r\n", LARGEST_COMPONENT + 1, "x".repeat(LARGEST_COMPONENT + 1));
     let answer = host.raw(&(head("transfer-encoding: chunked") + &chunk)).await;
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("at most 67108864"), "{answer}");
 

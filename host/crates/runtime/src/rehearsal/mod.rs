@@ -116,14 +116,10 @@ impl Rehearsal {
     async fn finish(&self, requests: usize, end: Instant) {
         while self.findings().compared() < requests {
             if timeout_at(end.into(), self.progress.notified()).await.is_err() {
-                break;
-            }
-        }
-        // From here on, nothing is taken.
-        self.left.store(0, Relaxed);
-        for taken in &self.taken {
-            if taken.load(Relaxed) {
-                self.findings().skip(Skip::TimeUp);
+                self.left.store(0, Relaxed);
+                let on_their_way = self.taken.iter().filter(|taken| taken.load(Relaxed)).count();
+                (0..on_their_way).for_each(|_| self.findings().skip(Skip::TimeUp));
+                return;
             }
         }
     }

@@ -132,6 +132,15 @@ impl HttpBody for Tee {
     }
 }
 
+impl Drop for Tee {
+    /// Whoever reads the body may see that it is at its end and not ask for it.
+    fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            self.tap.kept().ended = true;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::executor::block_on;

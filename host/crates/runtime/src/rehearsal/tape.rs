@@ -61,6 +61,8 @@ struct Exchange {
     method: Method,
     uri: Uri,
     body: Bytes,
+    /// Whether that is all of it. Otherwise the other side has answered without reading on.
+    all: bool,
     answer: Answer,
 }
 
@@ -132,12 +134,10 @@ impl Tape {
             // Without an answer: the live run lost interest in it.
             let Some(answer) = answer else { continue };
             let answer = answer.play()?;
+            let (method, uri) = (method.clone(), uri.clone());
             match body.tapped() {
-                Tapped::Whole(body) => {
-                    exchanges.push(Exchange { method: method.clone(), uri: uri.clone(), body, answer })
-                }
-                // The other side didn't want to know all of it: it can't be found by it.
-                Tapped::Part(_) => {}
+                Tapped::Whole(body) => exchanges.push(Exchange { method, uri, body, all: true, answer }),
+                Tapped::Part(body) => exchanges.push(Exchange { method, uri, body, all: false, answer }),
                 Tapped::TooLarge => return Err(Skip::OutgoingTooLarge),
             }
         }
@@ -230,8 +230,7 @@ impl Replay {
 
     fn take(&self, method: &Method, uri: &Uri, body: &Bytes) -> Option<Answer> {
         let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |exchange: &Exchange| exchange.method == *method && exchange.uri == *uri && exchange.body == *body;
-        let index = exchanges.iter().position(same)?;
+        let index = exchanges.iter().position(|exchange| exchange.is_answer_to(method, uri, body))?;
         Some(exchanges.remove(index).answer)
     }
 }
@@ -251,6 +250,14 @@ pub(super) fn answer_length(method: &Method, status: StatusCode, headers: &Heade
 fn breaking_off(bytes: Bytes) -> Body {
     let frames = [Ok(Frame::data(bytes)), Err(BodyError::ConnectionTerminated)];
     StreamBody::new(futures::stream::iter(frames)).boxed_unsync()
+}
+
+impl Exchange {
+    /// Whether the other side, which knows only what it has read, would answer a request the same.
+    fn is_answer_to(&self, method: &Method, uri: &Uri, body: &[u8]) -> bool {
+        let same_body = if self.all { self.body == body } else { body.starts_with(&self.body) };
+        self.method == *method && self.uri == *uri && same_body
+    }
 }
 
 /// An error that a guest can't tell from this one, as far as the two are common.
@@ -317,6 +324,16 @@ mod tests {
             assert!(matches!(replayed(&replay, request).await, Err(BodyError::HttpRequestDenied)));
         }
         assert_eq!(replay.refused(), ["GET http://a/b", "POST http://a/b", "PUT http://a/b", "GET http://a/c"]);
+    }
+
+    #[tokio::test]
+    async fn who_answers_before_the_end_answers_whatever_comes_after() {
+        let (tape, store) = tape();
+        let post = |body| request(Method::POST, "http://a/", body);
+        let answered = tape.record(post("unread"), async |_| Ok(Response::new(body::full("no")))).await;
+        answered.expect("an answer").into_body().collect().await.expect("a body of bytes");
+        let replay = Replay::new(tape.play().expect("it fits"), store);
+        replay.answer(post("anything")).await.expect("the same answer");
     }
 
     #[tokio::test]
