@@ -33,6 +33,19 @@ fn gateway_storage_and_echo_in_turn_under_load() {
     assert!(tally.long > 0, "{tally}");
 }
 
+/// Or the test above could not fail.
+#[test]
+fn the_load_notices_answers_of_old_revisions() {
+    let host = Load::assembly().start();
+    let load = Load::on_assembly(&host, 4, Duration::from_millis(1));
+    load.wait_for_answers(20);
+    load.acknowledge(Stamper::Echo, 1);
+    load.wait_for_answers(20);
+    let tally = load.stop();
+    assert!(tally.stale.count > 0 && tally.failed.count == 0 && tally.wrong.count == 0, "{tally}");
+    assert!(tally.stale.kept.iter().all(|fault| fault.what.contains("Echo")), "{tally}");
+}
+
 #[test]
 fn the_answer_says_what_was_swapped_for_what() {
     let host = Host::with_stamped("").start();
