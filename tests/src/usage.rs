@@ -26,6 +26,17 @@ impl Usage {
     }
 }
 
+/// Threads and files that come and go without anything being leaked: those that wait for more that blocks, connections
+/// that end.
+const SPARE: usize = 8;
+
+impl Usage {
+    /// Whether there are as many threads and files as before, but for a few. Who leaks one each time has far more.
+    pub fn has_threads_and_files_of(&self, before: &Self) -> bool {
+        self.threads <= before.threads + SPARE && self.files <= before.files + SPARE
+    }
+}
+
 impl fmt::Display for Usage {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[expect(clippy::cast_precision_loss, reason = "for people")]

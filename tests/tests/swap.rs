@@ -235,6 +235,6 @@ fn swaps_in_a_row_leave_nothing_behind() {
     eventually(&format!("no more than the {warmed_up} of the beginning"), || {
         let now = host.usage();
         let grown = now.resident > warmed_up.resident + warmed_up.resident / 10;
-        (!grown && now.threads <= warmed_up.threads && now.files <= warmed_up.files).then_some(())
+        (!grown && now.has_threads_and_files_of(&warmed_up)).then_some(())
     });
 }
