@@ -30,6 +30,7 @@ fn gateway_storage_and_echo_in_turn_under_load() {
         load.wait_for_answers(64);
     }
     let tally = load.stop().expect_flawless();
+    eprintln!("{tally}");
     assert!(tally.long > 0, "{tally}");
 }
 
