@@ -20,6 +20,9 @@ use crate::swap::{PublishedBy, SourceIdentity, SwapError, SwapOptions, Swapper};
 /// Between two looks. What looks the same in both is taken to be complete.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// After how many looks a file is tried again that could not be swapped in for another reason than what is in it.
+const AGAIN: u32 = 40;
+
 /// Watches files for a running host.
 pub(crate) struct Watch {
     args: Arc<RunArgs>,
@@ -44,6 +47,8 @@ struct Watched {
     look: Look,
     /// What the file was when it was last read.
     known: SourceIdentity,
+    /// Looks until it is tried again, after something else than the file stood in its way.
+    again: Option<u32>,
 }
 
 impl Watch {
@@ -102,7 +107,7 @@ impl Watch {
             return;
         }
         for component in &mut self.components {
-            if settled.contains(&component.path) {
+            if settled.contains(&component.path) || component.is_due() {
                 component.swap(swapper).await;
             }
         }
@@ -160,6 +165,12 @@ enum ReloadError {
 }
 
 impl Watched {
+    /// Whether it is to be tried again at this look.
+    fn is_due(&mut self) -> bool {
+        self.again = self.again.map(|looks| looks.saturating_sub(1));
+        self.again == Some(0)
+    }
+
     /// Swaps the component for what is in its file, if that is something new.
     async fn swap(&mut self, swapper: &Swapper) {
         let component = self.name.as_str();
@@ -175,17 +186,21 @@ impl Watched {
                 return tracing::warn!(component, "{} was changed and can't be read: {error}", self.path.display());
             }
         };
-        let identity = SourceIdentity::of_read(&source, &code.digest().to_string());
+        let identity = SourceIdentity::of_read(&source, code.digest());
         if identity == self.known {
             // Only its permissions or links are other ones: no newer event than the last swap.
             return;
         }
-        self.known = identity;
+        let before = std::mem::replace(&mut self.known, identity);
+        self.again = None;
         let options = SwapOptions { by: PublishedBy::File, rehearse: None, promote: None };
         match swapper.swap(component, code, options).await {
             // What became of it is in the log already; and a host that is stopping swaps nothing.
             Ok(_) | Err(SwapError::Rejected { .. } | SwapError::Draining) => {}
-            Err(error) => tracing::warn!(component, "{} was changed and not swapped in: {error}", self.path.display()),
+            Err(error) => {
+                tracing::warn!(component, "{} was changed and not swapped in yet: {error}", self.path.display());
+                (self.known, self.again) = (before, Some(AGAIN));
+            }
         }
     }
 }
@@ -194,8 +209,8 @@ impl Watched {
 fn watched(manifest: &Manifest) -> Vec<Watched> {
     let watched = |component: &Component| match &component.source {
         Source::File { path, look } if component.swap.watch => {
-            let known = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
-            Some(Watched { name: component.spec.name.clone(), path: path.clone(), look: *look, known })
+            let known = SourceIdentity::of(component);
+            Some(Watched { name: component.spec.name.clone(), path: path.clone(), look: *look, known, again: None })
         }
         _ => None,
     };

@@ -10,8 +10,10 @@ use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use bytes::Bytes;
 use problem::{Code, Problem};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{self, Fields, Room, Unread};
 use super::{Control, Failure};
@@ -120,12 +122,24 @@ pub(super) async fn swap(
         Unread::TooLong(bytes) => too_large(bytes as u64),
         Unread::Failed(problem) => problem,
     })?;
-    // Some hundred milliseconds for the largest.
+    // Its room is taken for as long as it is held, also by a swap that goes on when the client has left. The digest takes
+    // some hundred milliseconds for the largest.
+    let bytes = Bytes::from_owner(InRoom { bytes, _room: room });
     let code = tokio::task::spawn_blocking(move || runtime::Code::new(bytes));
     let code = code.await.expect("a digest is computed without a panic");
-    let swapped = swapper.swap(&name, code, options).await?;
-    drop(room);
-    Ok(Json(swapped))
+    Ok(Json(swapper.swap(&name, code, options).await?))
+}
+
+/// Bytes, and the room that they take.
+struct InRoom {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for InRoom {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// `POST /components/{name}/rollback`, empty or `{"to":DIGEST}`: as a swap.

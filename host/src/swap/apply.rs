@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::history::SourceIdentity;
+use super::history::{History, SourceIdentity};
 use super::slot::Slot;
-use super::{Item, PublishedBy, SwapError, Swapped, Swapper, open, rejected, swapped};
+use super::{Item, PublishedBy, SwapError, Swapped, Swapper, blocking, rejected, swapped};
 use crate::manifest::{Component, Source, SwapPolicy};
 
 impl Swapper {
@@ -59,12 +59,23 @@ impl Swapper {
             }
             return Err(error);
         }
+        for slot in slots.cloned() {
+            // Those that stay as they are have sources that were written, too.
+            let name = slot.name.clone();
+            let seen = blocking(move || {
+                let identity = slot.state().identity.clone();
+                slot.history().see(identity)
+            });
+            if let Err(error) = seen.await {
+                tracing::warn!(component = name, "the next start will take its source to be newer: {error}");
+            }
+        }
         Ok(done)
     }
 
     /// What a changed manifest makes of a component; none if it stays as it is.
     async fn change(&self, slot: &Arc<Slot>, component: &Component) -> Result<Option<Item>, SwapError> {
-        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
+        let identity = SourceIdentity::of(component);
         let (unchanged, active) = {
             let state = slot.state();
             (state.identity == identity, state.active.revision.clone())
@@ -92,8 +103,9 @@ impl Swapper {
     /// A component that a changed manifest adds.
     async fn add(&self, component: &Component) -> Result<Item, SwapError> {
         let name = &component.spec.name;
-        let history = open(&self.0.folder, name)?;
-        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
+        let folder = self.0.folder.join(name);
+        let history = blocking(move || History::open(&folder)).await?;
+        let identity = SourceIdentity::of(component);
         let prepared = self.prepare(component.spec.clone(), component.code.clone()).await;
         let rejected = |reason| SwapError::Rejected { reason };
         let revision = prepared.map_err(|reason| of_component(name, rejected(reason)))?;
@@ -105,7 +117,7 @@ impl Swapper {
 
 /// Takes over what the manifest says of a component, apart from what is published. Returns what it said before.
 fn settle(slot: &Slot, component: &Component) -> (SwapPolicy, Source, SourceIdentity) {
-    let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
+    let identity = SourceIdentity::of(component);
     let mut state = slot.state();
     (
         std::mem::replace(&mut state.policy, component.swap.clone()),

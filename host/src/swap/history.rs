@@ -13,12 +13,12 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use runtime::Code;
+use runtime::{Code, Digest};
 use serde::{Deserialize, Serialize};
 
 use super::PublishedBy;
 use crate::look::Time;
-use crate::manifest::Source;
+use crate::manifest::{Component, Source};
 
 /// Revisions of which the bytes are kept.
 pub(crate) const KEPT: usize = 5;
@@ -41,6 +41,9 @@ pub(crate) struct History {
     /// What `state.json` says. None if nothing was published yet.
     state: Option<State>,
 }
+
+/// What was recorded before a commit.
+pub(crate) struct Before(Option<State>);
 
 /// `state.json`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,24 +86,29 @@ pub(crate) struct SourceIdentity {
 
 impl SourceIdentity {
     /// That of a source whose bytes were read after it was looked at: those with `digest`.
-    pub(crate) fn of_read(source: &Source, digest: &str) -> Self {
-        Self::of(source, Some(digest.to_owned()))
+    pub(crate) fn of_read(source: &Source, digest: Digest) -> Self {
+        Self::with(source, Some(digest))
+    }
+
+    /// That of a component as the manifest was loaded.
+    pub(crate) fn of(component: &Component) -> Self {
+        Self::of_read(&component.source, component.code.digest())
     }
 
     /// That of `source` now: reads it, whatever it looked like before. Blocks.
     pub(crate) fn of_now(source: &Source) -> Self {
         // Looked at before it is read: a file that is written in between looks different at the next start.
         let source = source.look_again();
-        let digest = source.read().ok().map(|code| code.digest().to_string());
-        Self::of(&source, digest)
+        let digest = source.read().ok().map(|code| code.digest());
+        Self::with(&source, digest)
     }
 
-    fn of(source: &Source, digest: Option<String>) -> Self {
+    fn with(source: &Source, digest: Option<Digest>) -> Self {
         let modified = match source {
             Source::Builtin(_) => None,
             Source::File { look, .. } => look.modified(),
         };
-        SourceIdentity { path: source.to_string(), digest, modified }
+        SourceIdentity { path: source.to_string(), digest: digest.map(|digest| digest.to_string()), modified }
     }
 
     /// The digest of the source's bytes, if it could be read.
@@ -215,7 +223,7 @@ impl History {
     }
 
     /// Records that a revision, whose bytes are kept, is now the active one. `ended` is the outcome of the one before, if
-    /// there is something to tell. `source` is what the manifest names now.
+    /// there is something to tell. `source` is what the manifest names now. Returns what [`History::undo`] needs.
     ///
     /// # Errors
     /// It can't be written. The revision before is the recorded one then, also after a restart, unless the last sync
@@ -225,7 +233,7 @@ impl History {
         publication: Publication,
         ended: Option<String>,
         source: SourceIdentity,
-    ) -> Result<()> {
+    ) -> Result<Before> {
         let mut before = self.publications().to_vec();
         if let (Some(last), Some(ended)) = (before.first_mut(), ended) {
             last.outcome = Some(ended);
@@ -233,11 +241,41 @@ impl History {
         before.retain(|earlier| earlier.digest != publication.digest);
         let active = publication.digest.clone();
         let publications = std::iter::once(publication).chain(before).take(KEPT).collect();
-        let state = State { version: VERSION, active, source, publications };
-        let text = serde_json::to_vec_pretty(&state).expect("texts and numbers are always JSON");
-        self.write(STATE, &text)?;
-        self.state = Some(state);
-        Ok(())
+        self.record(Some(State { version: VERSION, active, source, publications })).map(Before)
+    }
+
+    /// Records again what was recorded before the last commit.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(crate) fn undo(&mut self, Before(state): Before) -> Result<()> {
+        self.record(state).map(|_| ())
+    }
+
+    /// Records that `source` is known, and that what is active is newer. Does nothing if nothing was published.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(crate) fn see(&mut self, source: SourceIdentity) -> Result<()> {
+        match self.state.clone() {
+            Some(state) if state.source != source => self.record(Some(State { source, ..state })).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a state, or that there is none. Returns the one before.
+    fn record(&mut self, state: Option<State>) -> Result<Option<State>> {
+        match &state {
+            Some(state) => {
+                let text = serde_json::to_vec_pretty(state).expect("texts and numbers are always JSON");
+                self.write(STATE, &text)?;
+            }
+            None => {
+                remove(&self.folder.join(STATE))?;
+                sync_folder(&self.folder)?;
+            }
+        }
+        Ok(std::mem::replace(&mut self.state, state))
     }
 
     /// The bytes with this digest.
@@ -418,16 +456,16 @@ mod tests {
         fs::write(&path, "one").expect("a writable folder");
         let source = Source::File { path: path.clone(), look: Look::at(&path) };
         let identity = SourceIdentity::of_now(&source);
-        assert_eq!(identity, SourceIdentity::of_read(&source, &digest_of(b"one")));
+        assert_eq!(identity, SourceIdentity::of_read(&source, Code::new(&b"one"[..]).digest()));
         assert_eq!(identity.digest(), Some(digest_of(b"one").as_str()));
         fs::write(&path, "two").expect("a writable folder");
         assert_ne!(SourceIdentity::of_now(&source), identity);
         fs::remove_file(&path).expect("a writable folder");
         assert_eq!(SourceIdentity::of_now(&source).digest(), None);
         let builtin = Source::Builtin("echo".to_owned());
-        let digest = digest_of(crate::builtin::component("echo").expect("it is built in"));
-        assert_eq!(SourceIdentity::of_now(&builtin), SourceIdentity::of_read(&builtin, &digest));
-        assert_ne!(SourceIdentity::of_now(&builtin), SourceIdentity::of_read(&builtin, "another host's"));
+        let digest = Code::new(crate::builtin::component("echo").expect("it is built in")).digest();
+        assert_eq!(SourceIdentity::of_now(&builtin), SourceIdentity::of_read(&builtin, digest));
+        assert_ne!(SourceIdentity::of_now(&builtin), SourceIdentity::of_read(&builtin, Code::new("another").digest()));
     }
 
     #[test]

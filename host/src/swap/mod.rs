@@ -17,17 +17,18 @@ mod start;
 mod types;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use runtime::{Code, ComponentSpec, Digest, Promote, RehearsalOptions, RehearsalReport, Revision, Runtime};
 use tokio::sync::Mutex as Turn;
+use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::history::{History, HistoryError};
-use self::slot::{Past, Slot, WAITING};
+use self::history::HistoryError;
+use self::slot::{Slot, WAITING};
 use crate::manifest::Manifest;
 
 pub(crate) use history::SourceIdentity;
@@ -122,7 +123,7 @@ impl Swapper {
     pub(crate) async fn apply(&self, manifest: Manifest) -> Result<Vec<Swapped>, SwapError> {
         let this = self.clone();
         let applied = tokio::spawn(async move { this.apply_now(manifest.components).await });
-        applied.await.expect("a swap doesn't panic")
+        applied.await.unwrap_or_else(|error| Err(failed(&error)))
     }
 
     /// Waits for the slot's turn. What has begun goes on when the caller is gone.
@@ -144,7 +145,7 @@ impl Swapper {
             this.slot(&slot.name)?;
             swap(this.clone(), slot.clone()).await
         });
-        swapped.await.expect("a swap doesn't panic")
+        swapped.await.unwrap_or_else(|error| Err(failed(&error)))
     }
 
     async fn swap_now(&self, slot: &Arc<Slot>, code: Code, options: SwapOptions) -> Result<Swapped, SwapError> {
@@ -156,15 +157,18 @@ impl Swapper {
         let size = code.bytes().len() as u64;
         if code.digest() == active {
             self.record_again(slot, options.by).await?;
-            return Ok(swapped(slot, active, Some(active), begun));
+            return Ok(Swapped { changed: false, ..swapped(slot, active, Some(active), begun) });
         }
         tracing::info!(component = slot.name, digest = %code.digest(), by = %options.by, "a swap begins");
-        let revision = self.prepare(spec, code.clone()).await.map_err(|reason| rejected(slot, options.by, reason))?;
-        let (rehearse, promote) = {
-            let policy = &slot.state().policy;
-            (options.rehearse.unwrap_or(policy.rehearse), options.promote.unwrap_or(policy.promote))
+        let (revision, rehearsal) = match self.ready(slot, spec, code.clone(), options).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                if options.by == PublishedBy::File {
+                    see_refused(slot, code.digest()).await;
+                }
+                return Err(error);
+            }
         };
-        let rehearsal = self.rehearse(slot, &revision, rehearse, promote, options.by).await?;
         let item = Item { slot: slot.clone(), revision, size, code: Some(code) };
         let digest = item.revision.digest();
         self.publish(vec![item], &[], options.by).await?;
@@ -173,7 +177,7 @@ impl Swapper {
 
     async fn roll_back_now(&self, slot: &Arc<Slot>, to: Option<&str>) -> Result<Swapped, SwapError> {
         let begun = Instant::now();
-        let (target, warm, active) = {
+        let (target, active_already, active) = {
             let state = slot.state();
             let target = match to {
                 None => state.previous().ok_or_else(|| SwapError::NoPreviousRevision { name: slot.name.clone() })?,
@@ -182,23 +186,45 @@ impl Swapper {
                     SwapError::UnknownRevision { name, digest, kept: state.kept() }
                 })?,
             };
-            let warm = state.warm.clone().filter(|warm| target.is_revision(warm));
-            if target.is_revision(&state.active.revision) {
-                return Ok(swapped(slot, target.digest, Some(target.digest), begun));
-            }
-            (target.clone(), warm, state.active.revision.digest())
+            (target.clone(), target.is_revision(&state.active.revision), state.active.revision.digest())
         };
-        let Past { digest, spec, size, .. } = target;
         let by = PublishedBy::Rollback;
-        let revision = match warm {
-            Some(warm) => warm,
-            None => {
-                let code = self.kept_code(slot, digest).await?;
-                self.prepare(spec, code).await.map_err(|reason| rejected(slot, by, reason))?
+        if active_already {
+            self.record_again(slot, by).await?;
+            return Ok(Swapped { changed: false, ..swapped(slot, target.digest, Some(active), begun) });
+        }
+        let item = |revision| Item { slot: slot.clone(), revision, size: target.size, code: None };
+        {
+            // From here until it is active, nobody may let go of the warm one.
+            let publishing = self.0.publishing.lock().await;
+            let warm = slot.state().warm.clone().filter(|warm| target.is_revision(warm));
+            if let Some(warm) = warm {
+                self.publish_locked(&publishing, &[item(warm)], &[], by).await?;
+                return Ok(swapped(slot, target.digest, Some(active), begun));
             }
+        }
+        let code = self.kept_code(slot, target.digest).await?;
+        let prepared = self.prepare(target.spec.clone(), code).await;
+        let revision = prepared.map_err(|reason| rejected(slot, by, reason))?;
+        self.publish(vec![item(revision)], &[], by).await?;
+        Ok(swapped(slot, target.digest, Some(active), begun))
+    }
+
+    /// A revision that can be published: prepared, and rehearsed if that is wanted.
+    async fn ready(
+        &self,
+        slot: &Arc<Slot>,
+        spec: ComponentSpec,
+        code: Code,
+        options: SwapOptions,
+    ) -> Result<(Arc<Revision>, Option<RehearsalReport>), SwapError> {
+        let revision = self.prepare(spec, code).await.map_err(|reason| rejected(slot, options.by, reason))?;
+        let (rehearse, promote) = {
+            let policy = &slot.state().policy;
+            (options.rehearse.unwrap_or(policy.rehearse), options.promote.unwrap_or(policy.promote))
         };
-        self.publish(vec![Item { slot: slot.clone(), revision, size, code: None }], &[], by).await?;
-        Ok(swapped(slot, digest, Some(active), begun))
+        let rehearsal = self.rehearse(slot, &revision, rehearse, promote, options.by).await?;
+        Ok((revision, rehearsal))
     }
 
     async fn prepare(&self, spec: ComponentSpec, code: Code) -> Result<Arc<Revision>, String> {
@@ -219,7 +245,7 @@ impl Swapper {
             return Ok(None);
         }
         let active = slot.state().active.revision.clone();
-        let options = RehearsalOptions::new(requests as usize);
+        let options = RehearsalOptions::new(requests as usize, slot.state().policy.drain_timeout);
         let rehearsed = self.0.runtime.rehearse(&active, revision, options).await;
         drop(active);
         let judged = match rehearsed {
@@ -262,11 +288,6 @@ impl Swapper {
     }
 }
 
-/// Opens what is kept of a component.
-fn open(folder: &Path, name: &str) -> Result<History, SwapError> {
-    History::open(&folder.join(name)).map_err(SwapError::from)
-}
-
 async fn blocking<T: Send + 'static>(
     task: impl FnOnce() -> Result<T, HistoryError> + Send + 'static,
 ) -> Result<T, SwapError> {
@@ -281,6 +302,28 @@ impl From<HistoryError> for SwapError {
     }
 }
 
+/// Remembers that a file was read and refused, so that the next start doesn't serve it either.
+async fn see_refused(slot: &Arc<Slot>, digest: Digest) {
+    let component = slot.clone();
+    let seen = blocking(move || {
+        let source = component.state().source.clone();
+        let now = SourceIdentity::of_now(&source);
+        if now.digest() == Some(&digest.to_string()) {
+            component.history().see(now.clone())?;
+            component.state().identity = now;
+        }
+        Ok(())
+    });
+    if let Err(error) = seen.await {
+        tracing::warn!(component = slot.name, "the next start will try the refused file again: {error}");
+    }
+}
+
+/// A swap that ended in a panic, which the log has.
+fn failed(error: &JoinError) -> SwapError {
+    SwapError::Rejected { reason: format!("the host made a mistake, which is in its log: {error}") }
+}
+
 fn rejected(slot: &Slot, by: PublishedBy, reason: String) -> SwapError {
     tracing::warn!(component = slot.name, %by, "a revision was rejected: {reason}");
     SwapError::Rejected { reason }
@@ -291,7 +334,7 @@ fn swapped(slot: &Slot, digest: Digest, previous: Option<Digest>, begun: Instant
         name: slot.name.clone(),
         digest: digest.to_string(),
         previous: previous.map(|digest| digest.to_string()),
-        changed: previous != Some(digest),
+        changed: true,
         took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         rehearsal: None,
     }

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use runtime::{Change, Code, Digest, Revision};
+use runtime::{Change, Digest, Revision};
+use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
-use super::history::{Publication, SourceIdentity};
+use super::history::{Before, Publication, SourceIdentity};
 use super::probation::{Probation, Verdict, failure_rate};
 use super::slot::{Slot, State, past_of};
 use super::{Item, PublishedBy, SwapError, Swapper, blocking};
@@ -24,51 +25,63 @@ const MOST_DRAINING: usize = 16;
 /// How often that is looked at.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// After how long a rollback is tried again that was not possible.
+const AGAIN: Duration = Duration::from_secs(1);
+
 impl Swapper {
-    /// Records and serves revisions, in one step, and lets go of those before.
+    /// Records and serves revisions, in one step, and lets go of those before. If that can't be, ends the new ones.
     pub(super) async fn publish(
         &self,
         items: Vec<Item>,
         removed: &[Arc<Slot>],
         by: PublishedBy,
     ) -> Result<(), SwapError> {
-        let _publishing = self.0.publishing.lock().await;
-        self.publish_locked(items, removed, by).await
-    }
-
-    async fn publish_locked(&self, items: Vec<Item>, removed: &[Arc<Slot>], by: PublishedBy) -> Result<(), SwapError> {
         for item in &items {
+            // Before others have to wait too.
             while item.slot.state().draining() >= MOST_DRAINING {
                 sleep(PAUSE).await;
             }
         }
-        let mut recorded: Vec<&Item> = Vec::new();
-        let mut failure = None;
-        for item in &items {
-            match record(&item.slot, item.revision.digest(), item.size, item.code.clone(), by).await {
-                Ok(()) => recorded.push(item),
-                Err(error) => {
-                    failure = Some(error);
-                    break;
+        let publishing = self.0.publishing.lock().await;
+        let published = self.publish_locked(&publishing, &items, removed, by).await;
+        if published.is_err() {
+            for item in &items {
+                self.retire(&item.slot, &mut item.slot.state(), item.revision.clone());
+            }
+        }
+        published
+    }
+
+    /// The same, for whoever holds the lock already. If it can't be, the new ones are left as they are.
+    pub(super) async fn publish_locked(
+        &self,
+        _publishing: &MutexGuard<'_, ()>,
+        items: &[Item],
+        removed: &[Arc<Slot>],
+        by: PublishedBy,
+    ) -> Result<(), SwapError> {
+        self.check_addresses(items, removed)?;
+        // What fails is not to go on being served while a disk is slow, or full.
+        let urgent = by == PublishedBy::AutomaticRollback;
+        let mut records = Vec::new();
+        if !urgent {
+            for item in items {
+                match record(item, by, None).await {
+                    Ok(before) => records.push((item, before)),
+                    Err(error) => {
+                        undo(records).await;
+                        return Err(error);
+                    }
                 }
             }
         }
-        if failure.is_none() {
-            let change = Change {
-                revisions: items.iter().map(|item| item.revision.clone()).collect(),
-                removed: removed.iter().map(|slot| slot.name.clone()).collect(),
-            };
-            let published = self.0.runtime.publish(change).await;
-            failure = published.err().map(|error| SwapError::Rejected { reason: error.to_string() });
-        }
-        if let Some(failure) = failure {
-            for item in recorded {
-                unrecord(&item.slot).await;
-            }
-            for item in items {
-                self.retire_unpublished(&item);
-            }
-            return Err(failure);
+        let change = Change {
+            revisions: items.iter().map(|item| item.revision.clone()).collect(),
+            removed: removed.iter().map(|slot| slot.name.clone()).collect(),
+        };
+        if let Err(error) = self.0.runtime.publish(change).await {
+            undo(records).await;
+            return Err(SwapError::Rejected { reason: error.to_string() });
         }
         for item in items {
             self.published(item, by);
@@ -85,31 +98,52 @@ impl Swapper {
         Ok(())
     }
 
-    /// Ends a revision that could not be published, unless it is ready for a rollback.
-    fn retire_unpublished(&self, item: &Item) {
-        let mut state = item.slot.state();
-        if !state.warm.as_ref().is_some_and(|warm| Arc::ptr_eq(warm, &item.revision)) {
-            self.retire(&item.slot, &mut state, item.revision.clone());
+    /// Whether what is about to be published has routes and instances that no other component has. The manifest sees to
+    /// that for what it says; but what is gone back to may have been configured by an older one.
+    fn check_addresses(&self, items: &[Item], removed: &[Arc<Slot>]) -> Result<(), SwapError> {
+        let new: Vec<&Revision> = items.iter().map(|item| &*item.revision).collect();
+        let stays = |revision: &Arc<Revision>| {
+            let name = &revision.spec().name;
+            !new.iter().any(|new| new.spec().name == *name) && !removed.iter().any(|slot| slot.name == *name)
+        };
+        let served: Vec<_> = self.0.runtime.revisions().into_iter().filter(stays).collect();
+        for (index, revision) in new.iter().enumerate() {
+            let spec = revision.spec();
+            for other in served.iter().map(|other| other.spec()).chain(new[..index].iter().map(|other| other.spec())) {
+                let instance = spec
+                    .instances
+                    .iter()
+                    .find(|name| other.namespace == spec.namespace && other.instances.contains(name));
+                let shared = match (&spec.route, instance) {
+                    (Some(route), _) if other.route.as_ref() == Some(route) => format!("the route \"{route}\""),
+                    (_, Some(name)) => format!("the instance \"{name}\""),
+                    _ => continue,
+                };
+                let reason =
+                    format!("{shared} belongs to \"{}\" by now; change that in the manifest first", other.name);
+                return Err(SwapError::Rejected { reason });
+            }
         }
+        Ok(())
     }
 
     /// Brings a slot up to date with what is served now, and lets go of what was.
-    fn published(&self, item: Item, by: PublishedBy) {
+    fn published(&self, item: &Item, by: PublishedBy) {
         let Item { slot, revision, size, code: _ } = item;
         self.slots().insert(slot.name.clone(), slot.clone());
         tracing::info!(component = slot.name, digest = %revision.digest(), %by, "a revision is published");
         let mut state = slot.state();
         let failed_before = failure_rate(state.active.recent.until(state.active.revision.outcomes()));
-        let past = past_of(&revision, size, by);
-        let Some(before) = state.publish(revision, past) else { return };
+        let past = past_of(revision, *size, by);
+        let Some(before) = state.publish(revision.clone(), past) else { return };
         // The one before the one before has been waiting in vain.
         let older = state.warm.take();
         if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &state.active.revision)) {
-            self.retire(&slot, &mut state, older);
+            self.retire(slot, &mut state, older);
         }
         let proven = matches!(by, PublishedBy::Rollback | PublishedBy::AutomaticRollback);
         if proven || state.policy.watch_for.is_zero() {
-            self.retire(&slot, &mut state, before);
+            self.retire(slot, &mut state, before);
             return;
         }
         state.warm = Some(before);
@@ -126,44 +160,55 @@ impl Swapper {
         loop {
             sleep(LOOK).await;
             let verdict = {
-                let mut state = slot.state();
+                let state = slot.state();
                 if state.active.number != number {
                     return;
                 }
-                let verdict = probation.observe(Instant::now(), state.active.revision.outcomes());
-                if verdict == Verdict::Passed
-                    && let Some(before) = state.warm.take()
-                {
-                    self.retire(slot, &mut state, before);
-                }
-                verdict
+                probation.observe(Instant::now(), state.active.revision.outcomes())
             };
             match verdict {
                 Verdict::Open => {}
-                Verdict::Passed => return,
-                Verdict::Failed(reason) => return self.roll_back_automatically(slot, number, &reason).await,
+                Verdict::Passed => {
+                    // Whoever goes back to the warm one holds this lock from when it is chosen until it is active.
+                    let _publishing = self.0.publishing.lock().await;
+                    let mut state = slot.state();
+                    if state.active.number == number
+                        && let Some(before) = state.warm.take()
+                    {
+                        self.retire(slot, &mut state, before);
+                    }
+                    return;
+                }
+                Verdict::Failed(reason) => match self.roll_back_automatically(slot, number, &reason).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::error!(component = slot.name, "a revision fails and can't be rolled back: {error}");
+                        sleep(AGAIN).await;
+                    }
+                },
             }
         }
     }
 
-    async fn roll_back_automatically(&self, slot: &Arc<Slot>, number: u64, reason: &str) {
-        let _publishing = self.0.publishing.lock().await;
+    async fn roll_back_automatically(&self, slot: &Arc<Slot>, number: u64, reason: &str) -> Result<(), SwapError> {
+        let by = PublishedBy::AutomaticRollback;
+        let publishing = self.0.publishing.lock().await;
         let item = {
-            let mut state = slot.state();
-            let Some(warm) = state.warm.clone().filter(|_| state.active.number == number) else { return };
-            tracing::error!(
-                component = slot.name,
-                digest = %state.active.revision.digest(),
-                to = %warm.digest(),
-                "a revision is rolled back: {reason}"
-            );
-            state.set_outcome(&format!("rolled back: {reason}"));
+            let state = slot.state();
+            let Some(warm) = state.warm.clone().filter(|_| state.active.number == number) else { return Ok(()) };
             let size = state.size_of(&warm);
             Item { slot: slot.clone(), revision: warm, size, code: None }
         };
-        if let Err(error) = self.publish_locked(vec![item], &[], PublishedBy::AutomaticRollback).await {
-            tracing::error!(component = slot.name, "it could not be rolled back: {error}");
+        let failed = slot.state().active.revision.clone();
+        self.publish_locked(&publishing, std::slice::from_ref(&item), &[], by).await?;
+        let (digest, to) = (failed.digest(), item.revision.digest());
+        tracing::error!(component = slot.name, %digest, %to, "a revision was rolled back: {reason}");
+        let outcome = format!("rolled back: {reason}");
+        slot.state().set_outcome(&failed, &outcome);
+        if let Err(error) = record(&item, by, Some(outcome)).await {
+            tracing::error!(component = slot.name, "the rollback could not be recorded: {error}");
         }
+        Ok(())
     }
 
     /// Lets a revision drain that isn't served any more.
@@ -184,84 +229,60 @@ impl Swapper {
     /// Records that the active revision was asked for once more: it wins over a file that was written before.
     pub(super) async fn record_again(&self, slot: &Arc<Slot>, by: PublishedBy) -> Result<(), SwapError> {
         let _publishing = self.0.publishing.lock().await;
-        let (digest, size) = {
+        let item = {
             let state = slot.state();
-            (state.active.revision.digest(), state.size_of(&state.active.revision))
+            let revision = state.active.revision.clone();
+            Item { slot: slot.clone(), size: state.size_of(&revision), revision, code: None }
         };
-        record(slot, digest, size, None, by).await
+        record(&item, by, None).await.map(|_| ())
     }
 }
 
-/// Writes down that a revision is active from now on, after its bytes.
-pub(super) async fn record(
-    slot: &Arc<Slot>,
-    digest: Digest,
-    size: u64,
-    code: Option<Code>,
-    by: PublishedBy,
-) -> Result<(), SwapError> {
-    let slot = slot.clone();
-    let recorded = blocking({
-        let slot = slot.clone();
-        move || {
-            let (source, known, ended) = {
-                let state = slot.state();
-                (state.source.clone(), state.identity.clone(), state.outcome())
-            };
-            let now = match by {
-                // What was read is what is recorded: a source that was written since wins at the next start.
-                PublishedBy::Manifest | PublishedBy::Start => known,
-                PublishedBy::File => {
-                    let now = SourceIdentity::of_now(&source);
-                    if now.digest() == Some(&digest.to_string()) { now } else { known }
-                }
-                PublishedBy::Swap | PublishedBy::Rollback | PublishedBy::AutomaticRollback => {
-                    SourceIdentity::of_now(&source)
-                }
-            };
-            let mut history = slot.history();
-            if let Some(code) = code {
-                history.keep(&code)?;
+/// Writes down that a revision is active from now on, after its bytes. `ended` is what there is to tell of the one before.
+async fn record(item: &Item, by: PublishedBy, ended: Option<String>) -> Result<Before, SwapError> {
+    let (slot, code) = (item.slot.clone(), item.code.clone());
+    let publication = publication(item.revision.digest(), item.size, by);
+    blocking(move || {
+        let (source, known) = {
+            let state = slot.state();
+            (state.source.clone(), state.identity.clone())
+        };
+        let now = match by {
+            // What was read is what is recorded: a source that was written since wins at the next start.
+            PublishedBy::Manifest | PublishedBy::Start => known,
+            PublishedBy::File => {
+                let now = SourceIdentity::of_now(&source);
+                if now.digest() == Some(&publication.digest) { now } else { known }
             }
-            history.commit(publication(digest, size, by), ended, now.clone())?;
-            if let Err(error) = history.prune() {
-                tracing::warn!(component = slot.name, "old revisions could not be deleted: {error}");
+            PublishedBy::Swap | PublishedBy::Rollback | PublishedBy::AutomaticRollback => {
+                SourceIdentity::of_now(&source)
             }
-            drop(history);
-            slot.state().identity = now;
-            Ok(())
+        };
+        let mut history = slot.history();
+        if let Some(code) = code {
+            history.keep(&code)?;
         }
-    });
-    match recorded.await {
-        // What fails is not to go on being served because the disk is full.
-        Err(error) if by == PublishedBy::AutomaticRollback => {
-            tracing::error!(component = slot.name, "the rollback could not be recorded: {error}");
-            Ok(())
+        let recorded = history.commit(publication, ended, now.clone());
+        // Of what could not be recorded, too.
+        if let Err(error) = history.prune() {
+            tracing::warn!(component = slot.name, "old revisions could not be deleted: {error}");
         }
-        recorded => recorded,
-    }
+        drop(history);
+        let before = recorded?;
+        slot.state().identity = now;
+        Ok(before)
+    })
+    .await
 }
 
-/// Writes down that what was active still is.
-pub(super) async fn unrecord(slot: &Arc<Slot>) {
-    let (digest, size) = {
-        let state = slot.state();
-        (state.active.revision.digest(), state.size_of(&state.active.revision))
-    };
-    let slot = slot.clone();
-    let undone = blocking({
-        let slot = slot.clone();
-        move || {
-            let (identity, by) = {
-                let state = slot.state();
-                (state.identity.clone(), state.by())
-            };
-            let ended = Some("it could not be published".to_owned());
-            slot.history().commit(publication(digest, size, by), ended, identity)
+/// Writes down that what was active before still is.
+async fn undo(records: Vec<(&Item, Before)>) {
+    for (item, before) in records {
+        let slot = item.slot.clone();
+        if let Err(error) = blocking(move || slot.history().undo(before)).await {
+            let component = item.slot.name.as_str();
+            tracing::error!(component, "the record on disk names a revision that isn't served: {error}");
         }
-    });
-    if let Err(error) = undone.await {
-        tracing::error!(component = slot.name, "the record on disk names a revision that isn't served: {error}");
     }
 }
 

@@ -153,20 +153,15 @@ impl State {
         self.past.front().map_or(PublishedBy::Start, |past| past.by)
     }
 
-    /// What there is to tell of the active revision.
-    pub(super) fn outcome(&self) -> Option<String> {
-        self.past.front().and_then(|past| past.outcome.clone())
-    }
-
     /// How many bytes a revision has, if that is remembered.
     pub(super) fn size_of(&self, revision: &Revision) -> u64 {
         self.past.iter().find(|past| past.is_revision(revision)).map_or(0, |past| past.size)
     }
 
-    /// Remembers why the active revision is about to be replaced.
-    pub(super) fn set_outcome(&mut self, outcome: &str) {
-        if let Some(active) = self.past.front_mut() {
-            active.outcome = Some(outcome.to_owned());
+    /// Remembers why a revision was replaced.
+    pub(super) fn set_outcome(&mut self, revision: &Revision, outcome: &str) {
+        if let Some(past) = self.past.iter_mut().find(|past| past.is_revision(revision)) {
+            past.outcome = Some(outcome.to_owned());
         }
     }
 
@@ -195,15 +190,21 @@ impl State {
         self.past.iter().find(|past| !past.is_revision(&self.active.revision))
     }
 
-    /// The newest one whose digest begins so.
+    /// The newest one whose digest begins so; none if that isn't one digest.
     pub(super) fn find(&self, digest: &str) -> Option<&Past> {
-        self.past.iter().find(|past| past.digest.to_string().starts_with(digest))
+        let mut found = self.past.iter().filter(|past| past.digest.to_string().starts_with(digest));
+        let newest = found.next()?;
+        found.all(|past| past.digest == newest.digest).then_some(newest)
     }
 
     /// The digests of all that can be gone back to, newest first.
     pub(super) fn kept(&self) -> Vec<String> {
-        let mut digests: Vec<String> = self.past.iter().map(|past| past.digest.to_string()).collect();
-        digests.dedup();
+        let mut digests: Vec<String> = Vec::new();
+        for digest in self.past.iter().map(|past| past.digest.to_string()) {
+            if !digests.contains(&digest) {
+                digests.push(digest);
+            }
+        }
         digests
     }
 

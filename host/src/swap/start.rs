@@ -10,7 +10,7 @@ use runtime::{Code, Revision, Runtime};
 use super::history::{History, Publication, SourceIdentity, Start};
 use super::publish::publication;
 use super::slot::{Past, Slot, past_of};
-use super::{Inner, PublishedBy, Swapper, open};
+use super::{Inner, PublishedBy, Swapper};
 use crate::cli::{Exit, exit};
 use crate::manifest::Component;
 
@@ -54,8 +54,8 @@ struct Beginning {
 impl Beginning {
     fn decide(component: Component, folder: &Path) -> anyhow::Result<Self> {
         let name = &component.spec.name;
-        let history = open(folder, name).map_err(|error| Exit::new(exit::STORE, error))?;
-        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
+        let history = History::open(&folder.join(name)).map_err(|error| Exit::new(exit::STORE, error))?;
+        let identity = SourceIdentity::of(&component);
         let own = component.code.clone();
         let (code, recorded) = match history.decide(&identity) {
             Start::Source => (own, false),

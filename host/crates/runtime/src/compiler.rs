@@ -1,6 +1,7 @@
 //! Compiles components: at the start on all cores, and later in the background, where it takes only the time that the
 //! workers leave.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -66,10 +67,16 @@ impl Compiler {
         let (done, compiled) = oneshot::channel();
         let this = self.clone();
         self.background().spawn(move || {
+            // A thread of the pool that panics ends the process.
+            let compiled = catch_unwind(AssertUnwindSafe(|| this.compile(&bytes))).unwrap_or_else(|_| {
+                Err(LoadError::Invalid(wasmtime::Error::msg(
+                    "the compiler gave up on it, which is a mistake of its own",
+                )))
+            });
             // Whoever asked may be gone.
-            let _ = done.send(this.compile(&bytes));
+            let _ = done.send(compiled);
         });
-        compiled.await.expect("compiling doesn't panic")
+        compiled.await.expect("an answer is sent whatever happens")
     }
 
     /// What wasmtime does in parallel, it does on the threads of the pool it is called on.

@@ -172,6 +172,17 @@ impl Guest {
         ids
     }
 
+    /// How it ends now, if it does whatever its event loop says.
+    fn over(&self) -> Option<End> {
+        if !self.is_condemned() {
+            return None;
+        }
+        if self.waiting() == 0 {
+            return Some(End::Abandoned);
+        }
+        self.cut.load(Relaxed).then_some(End::Cut)
+    }
+
     fn is_condemned(&self) -> bool {
         self.condemned.load(Relaxed)
     }
@@ -298,13 +309,8 @@ async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>,
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         loop {
-            if guest.is_condemned() {
-                if guest.waiting() == 0 {
-                    return Poll::Ready(End::Abandoned);
-                }
-                if guest.cut.load(Relaxed) {
-                    return Poll::Ready(End::Cut);
-                }
+            if let Some(end) = guest.over() {
+                return Poll::Ready(end);
             }
             progress.ran.store(false, Relaxed);
             if guest.bell.enter(cx.waker()) {
@@ -329,7 +335,8 @@ async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>,
                 return Poll::Pending;
             }
             match rest(guest, pool, &progress) {
-                Rest::Wait => return Poll::Pending,
+                // It may have been told while its event loop ran, by another thread.
+                Rest::Wait => return guest.over().map_or(Poll::Pending, Poll::Ready),
                 Rest::Take => progress.look.store(true, Relaxed),
                 Rest::End => return Poll::Ready(End::Retired),
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use http::{HeaderValue, Request};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::body;
@@ -15,6 +15,8 @@ use crate::worker::Commons;
 
 /// The path that is asked if the manifest names none.
 const DEFAULT_PATH: &str = "/healthz";
+/// Most bytes of an answer.
+const LARGEST_ANSWER: usize = 1 << 20;
 
 /// What a check came to.
 enum Checked {
@@ -78,7 +80,7 @@ async fn check(pool: &Arc<Pool>, how: &HealthCheck) -> Checked {
         Ok(answer) => {
             let status = answer.status();
             // The rest of the answer is read, so that the guest isn't given up on.
-            match timeout(how.timeout, answer.into_body().collect()).await {
+            match timeout(how.timeout, Limited::new(answer.into_body(), LARGEST_ANSWER).collect()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return failed(format!("was answered {status}, but not to its end: {error}")),
                 Err(_) => return failed(format!("was answered {status}, but not to its end within {:?}", how.timeout)),

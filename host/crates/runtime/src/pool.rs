@@ -228,6 +228,9 @@ impl Pool {
         let (report, started) = oneshot::channel();
         {
             let mut state = self.state();
+            if state.retired {
+                return Err("it was given up meanwhile".to_owned());
+            }
             if !state.guests.is_empty() {
                 return Ok(());
             }

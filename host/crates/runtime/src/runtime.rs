@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use registry::{RegisterError, Registry};
+use registry::{Name, Namespace, RegisterError, Registry};
 use store::Store;
 use tokio::runtime::Handle;
 
@@ -14,7 +14,7 @@ use crate::check::LoadError;
 use crate::compiler::Compiler;
 use crate::health;
 use crate::rehearsal::{self, RehearsalOptions, RehearsalReport};
-use crate::revision::{Revision, TrialError};
+use crate::revision::Revision;
 use crate::spec::{Code, ComponentSpec};
 use crate::worker::{Assembly, Commons, Publication, Worker};
 
@@ -127,7 +127,7 @@ impl Runtime {
         let revision = Revision::new(self.compiler.engine().clone(), pre, digest, spec, &self.workers);
         match revision.try_and_warm().await {
             Ok(()) => Ok(revision),
-            Err(error @ (TrialError::Start(_) | TrialError::Unhealthy(_))) => {
+            Err(error) => {
                 revision.retire(Duration::ZERO).await;
                 Err(PrepareError::Trial(error.to_string()))
             }
@@ -167,16 +167,26 @@ impl Runtime {
     /// # Errors
     /// A remote instance has the name of a new one, or there are too many instances. Then nothing has changed.
     pub async fn publish(&self, change: Change) -> Result<(), RegisterError> {
-        self.replace(change)?;
-        // Requests that saw the old assembly have found their instances when a task has run on each worker: only now may
-        // instances that are gone be forgotten.
-        for worker in &self.workers {
-            worker.run(async {}).await;
+        let gone = self.replace(change)?;
+        if gone.is_empty() {
+            return Ok(());
         }
+        // Requests that were routed by the old assembly have found their instances when a task has run on each worker. Only
+        // then may instances that are gone be forgotten: first by the registry, which names them, then by the assembly.
+        self.settle().await;
+        self.commons.registry.replace_in_process(&gone, &[], Instant::now(), || {})?;
+        self.settle().await;
         let _publications = self.publications.lock().unwrap_or_else(PoisonError::into_inner);
         let components = self.commons.assembly.load().components().clone();
         self.commons.assembly.store(Arc::new(Assembly::new(components)));
         Ok(())
+    }
+
+    /// Waits until each worker has let go of what it was doing.
+    async fn settle(&self) {
+        for worker in &self.workers {
+            worker.run(async {}).await;
+        }
     }
 
     /// The same for the start of the process, when there are no requests yet.
@@ -184,10 +194,11 @@ impl Runtime {
     /// # Errors
     /// As those of [`Runtime::publish`].
     pub fn publish_first(&self, revisions: Vec<Arc<Revision>>) -> Result<(), RegisterError> {
-        self.replace(Change { revisions, removed: Vec::new() })
+        self.replace(Change { revisions, removed: Vec::new() }).map(|_| ())
     }
 
-    fn replace(&self, change: Change) -> Result<(), RegisterError> {
+    /// Serves what is new beside what is gone. Returns the instances that are gone.
+    fn replace(&self, change: Change) -> Result<Vec<(Namespace, Name)>, RegisterError> {
         let mut publications = self.publications.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.commons.assembly.load_full();
         let mut components: BTreeMap<_, _> = old.components().clone();
@@ -208,13 +219,14 @@ impl Runtime {
                 new.push((revision.namespace().clone(), instance.name.clone(), revision.health_policy()));
             }
         }
+        gone.retain(|(namespace, name)| !new.iter().any(|(new, other, _)| new == namespace && other == name));
         let assembly = Assembly::new(components).with_those_of(&old);
         let publish = || self.commons.assembly.store(Arc::new(assembly));
-        self.commons.registry.replace_in_process(&gone, &new, Instant::now(), publish)?;
+        self.commons.registry.replace_in_process(&[], &new, Instant::now(), publish)?;
         for (revision, number) in change.revisions.iter().zip(first..) {
             self.start_checking(revision, number);
         }
-        Ok(())
+        Ok(gone)
     }
 
     fn start_checking(&self, revision: &Arc<Revision>, publication: u64) {

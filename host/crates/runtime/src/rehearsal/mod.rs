@@ -45,9 +45,6 @@ use self::report::{Findings, Run, Skip};
 /// Requests that a rehearsal can have at most.
 pub(crate) const MAX_REQUESTS: usize = 10_000;
 
-/// How long a live request that was sampled may go on after the rehearsal.
-const LAST_REQUEST: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// The nice value of the thread that rehearsed guests run on.
 const NICE: i32 = 19;
 
@@ -58,13 +55,15 @@ pub struct RehearsalOptions {
     pub requests: usize,
     /// After how long the rehearsal ends with those that it has.
     pub within: Duration,
+    /// How long live requests that were sampled may go on after that.
+    pub drain: Duration,
 }
 
 /// As many requests within 60 s.
 impl RehearsalOptions {
     /// For this many requests.
-    pub fn new(requests: usize) -> Self {
-        Self { requests: requests.min(MAX_REQUESTS), within: Duration::from_secs(60) }
+    pub fn new(requests: usize, drain: Duration) -> Self {
+        Self { requests: requests.min(MAX_REQUESTS), within: Duration::from_secs(60), drain }
     }
 }
 
@@ -138,8 +137,8 @@ pub(crate) async fn rehearse(
     options: RehearsalOptions,
 ) -> Result<RehearsalReport, TrialError> {
     let begun = Instant::now();
-    let live = Company(active.for_rehearsal(&Venue::Workers));
-    let rehearsed = Company(new.for_rehearsal(&Venue::Backstage(backstage.clone())));
+    let live = Company(active.for_rehearsal(&Venue::Workers), options.drain);
+    let rehearsed = Company(new.for_rehearsal(&Venue::Backstage(backstage.clone())), options.drain);
     live.0.warm().await?;
     rehearsed.0.warm().await?;
 
@@ -203,14 +202,14 @@ impl Drop for Sampling {
     }
 }
 
-/// The pools of a rehearsal, on one side. Ends with it; live requests are served to their end.
-struct Company(Arc<Revision>);
+/// The pools of a rehearsal, on one side. Ends with it; requests that are under way may go on for that long.
+struct Company(Arc<Revision>, Duration);
 
 impl Drop for Company {
     fn drop(&mut self) {
-        let revision = self.0.clone();
+        let (revision, patience) = (self.0.clone(), self.1);
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { revision.retire(LAST_REQUEST).await });
+            runtime.spawn(async move { revision.retire(patience).await });
         }
     }
 }
