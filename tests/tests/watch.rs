@@ -14,14 +14,14 @@ fn replace(host: &Host, name: &str, contents: impl AsRef<[u8]>) {
     std::fs::rename(new, host.directory().join(name)).expect("it can be renamed");
 }
 
-/// Waits until this number answers.
+/// Waits until this number is published. From then on, it answers.
 #[track_caller]
 fn wait_for(host: &Host, number: u32) {
-    let expected = format!("{number:06}");
+    let digest = digest(&stamped("stamped", number));
     eventually(&format!("revision {number}; the log:\n{}", host.log().text()), || {
-        (host.get("/").expect(200).header("x-revision") == expected).then_some(())
+        (host.component("guest")["digest"] == *digest).then_some(())
     });
-    assert_eq!(host.component("guest")["digest"], digest(&stamped("stamped", number)));
+    assert_eq!(host.get("/").expect(200).header("x-revision"), format!("{number:06}"));
 }
 
 /// The digests of all publications since the start, the newest first: each swap made one.
@@ -188,9 +188,9 @@ fn a_changed_environment_is_a_swap_of_the_configuration() {
     assert_eq!(greeting(), "one");
     let before = host.revisions("guest");
     rewrite(&host, &with("two"));
-    eventually("the other greeting", || (greeting() == "two").then_some(()));
-    let component = host.component("guest");
-    assert_eq!((&component["digest"], &component["published_by"]), (&before[0]["digest"], &"manifest".into()));
+    eventually("a publication", || (host.component("guest")["published_by"] == "manifest").then_some(()));
+    assert_eq!(greeting(), "two");
+    assert_eq!(host.component("guest")["digest"], before[0]["digest"]);
     let after = host.revisions("guest");
     assert_ne!(after[0]["configuration"], before[0]["configuration"], "{after:?}");
     // What was swapped by hand stays when only the configuration changes.
@@ -209,11 +209,17 @@ fn components_come_and_go() {
     rewrite(&host, &format!("{GUEST}{other}"));
     eventually("the new one", || (host.get("/other").expect(200).header("x-revision") == "000005").then_some(()));
     assert!(!host.instances("other").is_empty());
-    assert_eq!(host.component("other")["published_by"], "manifest");
+    eventually("its listing", || {
+        let listed = host.internal().get("/components").expect(200).json()["components"].clone();
+        let mut listed = listed.as_array().into_iter().flatten();
+        listed.any(|one| one["name"] == "other" && one["published_by"] == "manifest").then_some(())
+    });
     rewrite(&host, GUEST);
     eventually("the old answer", || (host.get("/other").expect(200).header("x-revision") == "000000").then_some(()));
-    eventually("no instances", || host.instances("*").iter().all(|one| one["namespace"] != "other").then_some(()));
-    host.swap("other", stamped("stamped", 1)).problem(404, "unknown_component");
+    eventually("no instances of it", || {
+        host.instances("*").iter().all(|one| one["namespace"] != "other").then_some(())
+    });
+    eventually("no such component", || (host.swap("other", stamped("stamped", 1)).status == 404).then_some(()));
     load.stop().expect_flawless();
 }
 
