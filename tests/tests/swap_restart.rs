@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::revision::{digest, stamped};
-use e2e::{Client, Host, rounds};
+use e2e::{Client, Host, eventually, rounds};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -184,8 +184,9 @@ fn a_damaged_revision_is_not_run() {
         damage(&home.revisions().join(format!("{digest}.wasm")));
         let host = home.start();
         assert_eq!(serving(&host), 0);
-        let event = host.log().find(|event| event["level"] == "ERROR" && event.to_string().contains(&digest[..8]));
-        assert!(event.is_some(), "{}", host.log().text());
+        eventually(&format!("an error about it in\n{}", host.log().text()), || {
+            host.log().find(|event| event["level"] == "ERROR" && event.to_string().contains(&digest[..8]))
+        });
     }
 }
 

@@ -35,8 +35,11 @@ fn published(host: &Host) -> Vec<Value> {
 fn assert_published(host: &Host, numbers: &[u32]) {
     let expected: Vec<Value> = numbers.iter().map(|number| digest(&stamped("stamped", *number)).into()).collect();
     assert_eq!(published(host), expected);
-    let swaps = host.log().events().into_iter().filter(is_publication).count();
-    assert_eq!(swaps, numbers.len() - 1, "one for each change: {}", host.log().text());
+    // A moment later it is in the log.
+    eventually(&format!("one publication for each change in\n{}", host.log().text()), || {
+        let swaps = host.log().events().into_iter().filter(is_publication).count();
+        (swaps == numbers.len() - 1).then_some(())
+    });
 }
 
 /// Whether this event of the log says that a revision was published after the start.
