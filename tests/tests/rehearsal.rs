@@ -167,7 +167,7 @@ fn what_fails_only_on_the_new_revision_is_not_safe() {
     let host = assembly("").start();
     let before = host.component("guest");
     let odd = |client: &Client, number: u64| {
-        let text = if number % 2 == 0 { "even" } else { "odd" };
+        let text = if number.is_multiple_of(2) { "even" } else { "odd" };
         client.request("POST", "/count").body(format!("{text} {number}")).send()
     };
     let (swapped, answers) = swap_under_load(&host, "?rehearse=20", unwell("understudy", "odd", 1), odd);
