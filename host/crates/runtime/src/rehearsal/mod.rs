@@ -11,7 +11,7 @@
 //! that the live run sent too; read its directories. It has no sockets. What it prints goes to the log, under its
 //! component's name with ` (rehearsal)` behind it. Clocks and random numbers are real: what puts them into answers differs.
 //!
-//! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time; [`MAX_REQUESTS`]; of each request
+//! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time, with a pause behind it ([`turns`]); [`MAX_REQUESTS`]; of each request
 //! the first mebibyte of its bodies and what a tape holds. What is more makes a sample useless, never a request fail.
 
 mod compare;
@@ -20,8 +20,9 @@ mod sampler;
 mod stage;
 mod tap;
 mod tape;
+mod turns;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ pub(crate) use sampler::{Sampler, Switch};
 pub(crate) use stage::Stage;
 
 use self::report::{Findings, Run, Skip};
+use self::turns::Turns;
 
 /// Requests that a rehearsal can have at most.
 pub(crate) const MAX_REQUESTS: usize = 10_000;
@@ -73,8 +75,8 @@ pub(crate) struct Rehearsal {
     backstage: Handle,
     /// Requests that may still be taken.
     left: AtomicUsize,
-    /// Whether a worker has a sample on its way.
-    taken: Box<[AtomicBool]>,
+    /// By worker.
+    turns: Box<[Turns]>,
     findings: Mutex<Findings>,
     /// Told when a request was compared.
     progress: Notify,
@@ -83,7 +85,7 @@ pub(crate) struct Rehearsal {
 impl Rehearsal {
     /// Lets a worker take a request, if it may.
     fn take(&self, worker: usize) -> bool {
-        if self.taken[worker].swap(true, Relaxed) {
+        if !self.turns[worker].take(Instant::now()) {
             return false;
         }
         let took = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
@@ -94,7 +96,7 @@ impl Rehearsal {
     }
 
     fn free(&self, worker: usize) {
-        self.taken[worker].store(false, Relaxed);
+        self.turns[worker].end(Instant::now());
     }
 
     fn skipped(&self, reason: Skip) {
@@ -116,7 +118,7 @@ impl Rehearsal {
         while self.findings().compared() < requests {
             if timeout_at(end.into(), self.progress.notified()).await.is_err() {
                 self.left.store(0, Relaxed);
-                let on_their_way = self.taken.iter().filter(|taken| taken.load(Relaxed)).count();
+                let on_their_way = self.turns.iter().filter(|turns| turns.is_taken()).count();
                 (0..on_their_way).for_each(|_| self.findings().skip(Skip::TimeUp));
                 return;
             }
@@ -146,7 +148,7 @@ pub(crate) async fn rehearse(
         store,
         backstage: backstage.clone(),
         left: AtomicUsize::new(options.requests),
-        taken: workers.iter().map(|_| AtomicBool::new(false)).collect(),
+        turns: workers.iter().map(|_| Turns::new(begun)).collect(),
         findings: Mutex::default(),
         progress: Notify::new(),
     });
