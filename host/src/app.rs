@@ -21,10 +21,11 @@ use tokio::task::JoinSet;
 use crate::cli::{Exit, RunArgs, exit};
 use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
 use crate::data::Data;
-use crate::edge::{self, Edge, Router};
+use crate::edge::{self, Edge, Route, Router};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
-use crate::telemetry;
+use crate::metrics::{Commits, Metrics, Sources};
+use crate::telemetry::{self, Log};
 
 /// Runs the assembly until it is told to stop.
 ///
@@ -36,8 +37,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
-    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush())?;
-    let ended = assemble(manifest, &data);
+    let commits = Arc::<Commits>::default();
+    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone())?;
+    let ended = assemble(manifest, &data, commits, &log);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -49,14 +51,24 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(manifest: Manifest, data: &Data) -> anyhow::Result<()> {
+fn assemble(manifest: Manifest, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
     let runtime = Runtime::start(&config, registry.clone(), data.store.clone())?;
     let components = load(&runtime, &manifest)?;
 
+    let sources = Sources {
+        registry: registry.clone(),
+        namespaces: manifest.components.iter().map(|component| component.spec.namespace.clone()).collect(),
+        store: data.store.clone(),
+        durable: data.durable.clone(),
+        commits,
+        dropped: log.dropped(),
+    };
+    let metrics = Metrics::new(manifest.run.workers, sources);
+
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components))
+    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components, metrics, log))
 }
 
 /// Compiles the components and serves their instances. Returns what `/components` lists.
@@ -87,6 +99,8 @@ async fn serve(
     registry: Registry,
     store: Arc<dyn Store>,
     components: Vec<ComponentInfo>,
+    metrics: Metrics,
+    log: &Log,
 ) -> anyhow::Result<()> {
     // Before anything listens, so that no signal is missed.
     let signals = signals()?;
@@ -119,6 +133,8 @@ async fn serve(
         public: public_address,
         internal: internal_address,
         components,
+        metrics: metrics.clone(),
+        log_level: log.level(),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
@@ -133,7 +149,7 @@ async fn serve(
             });
         }
     }
-    let edge = Arc::new(edge_of(&manifest));
+    let edge = Arc::new(edge_of(&manifest, metrics, log));
     readiness.serving();
     announce(public_address, internal_address)?;
 
@@ -159,12 +175,14 @@ async fn serve(
 }
 
 /// What the edge is to do.
-fn edge_of(manifest: &Manifest) -> Edge {
+fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
     let public = &manifest.public;
-    let routes = manifest
-        .components
-        .iter()
-        .filter_map(|component| Some((component.route.as_deref()?, component.spec.namespace.as_str())));
+    let routes = manifest.components.iter().filter_map(|component| {
+        let handlers = component.handlers.iter();
+        let handlers = handlers.map(|(name, pattern)| (pattern.clone(), metrics.handler(&name.0))).collect();
+        let (name, namespace) = (component.spec.name.as_str(), component.spec.namespace.as_str());
+        Some(Route::new(component.route.as_deref()?, namespace, name, handlers, metrics.handler(name)))
+    });
     Edge {
         router: Router::new(routes),
         limits: edge::Limits {
@@ -176,6 +194,10 @@ fn edge_of(manifest: &Manifest) -> Edge {
             body_bytes: public.max_body,
         },
         trusted_proxies: public.trusted_proxies.clone(),
+        unrouted: metrics.handler("unrouted"),
+        metrics_handler: public.metrics.then(|| metrics.handler("metrics")),
+        access: manifest.run.access_log.then(|| log.access()),
+        metrics,
     }
 }
 

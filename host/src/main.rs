@@ -7,7 +7,7 @@
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
 //! - [`linger`]: what becomes of bodies that nobody wants.
-//! - [`telemetry`]: the log.
+//! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log.
 
 mod app;
 mod builtin;
@@ -20,6 +20,7 @@ mod join;
 mod kv;
 mod linger;
 mod manifest;
+mod metrics;
 mod telemetry;
 mod token;
 mod value;

@@ -40,6 +40,18 @@ pub(crate) struct Listen(pub(crate) SocketAddr);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Route(pub(crate) String);
 
+/// Public paths that are called by one name: one path, or with `/*` at its end everything below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern {
+    /// The path; with its last `/`, if everything below is meant.
+    path: String,
+    below: bool,
+}
+
+/// What paths are called in metrics and the log: a label, so 1 to 32 characters of `a-z0-9_`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HandlerName(pub(crate) String);
+
 /// One address or a network in CIDR notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network(pub(crate) IpNet);
@@ -154,6 +166,48 @@ impl FromStr for Route {
     }
 }
 
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, below) = text.strip_suffix("/*").map_or((text, false), |path| (path, true));
+        let root = path == "/" && !below || path.is_empty() && below;
+        let wrong = |why: &str| format!("\"{text}\" is not a pattern: {why}, like \"/items\" or \"/items/*\"");
+        if !root {
+            let Route(_) = path.parse().map_err(|_| wrong("write a path"))?;
+            if path.ends_with('/') || path.contains('*') {
+                return Err(wrong("write a path that ends with a segment, or with \"/*\""));
+            }
+        }
+        Ok(Pattern { path: if below { format!("{path}/") } else { path.to_owned() }, below })
+    }
+}
+
+impl Pattern {
+    /// Whether a request's path is meant.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        if self.below { path.starts_with(&self.path) } else { path == self.path }
+    }
+
+    /// Of two patterns that match, the greater is the more specific one: it names the path itself, or more of it.
+    pub(crate) fn specificity(&self) -> (bool, usize) {
+        (!self.below, self.path.len())
+    }
+}
+
+impl FromStr for HandlerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if !(1..=32).contains(&text.len()) || !text.bytes().all(allowed) {
+            let text = text.escape_default();
+            return Err(format!("\"{text}\" is not a handler's name: write 1 to 32 characters of a-z, 0-9 and _"));
+        }
+        Ok(HandlerName(text.to_owned()))
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
 
@@ -220,6 +274,7 @@ deserialize_text! {
     Period: "a duration like \"30s\"",
     Listen: "an address like \"127.0.0.1:8080\"",
     Route: "a path like \"/\"",
+    Pattern: "a path like \"/items\" or \"/items/*\"",
     Network: "an address or network like \"10.0.0.0/8\"",
     Socket: "a socket rule like \"10.0.0.7:5432\"",
     Sync: "\"always\", \"never\" or an interval like \"100ms\"",
@@ -281,6 +336,21 @@ impl<'de> Deserialize<'de> for Count {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns() {
+        let matches = |pattern: &str, path: &str| pattern.parse::<Pattern>().expect(pattern).matches(path);
+        assert!(matches("/items", "/items") && !matches("/items", "/items/1") && !matches("/items", "/items/"));
+        assert!(matches("/items/*", "/items/1/2") && matches("/items/*", "/items/") && !matches("/items/*", "/items"));
+        assert!(matches("/*", "/") && matches("/*", "/x") && matches("/", "/") && !matches("/", "/x"));
+        for wrong in ["", "items", "*", "/*/x", "/a*", "/a//*", "/a b", "/../*"] {
+            assert!(wrong.parse::<Pattern>().is_err(), "{wrong}");
+        }
+        assert!("api_set2".parse::<HandlerName>().is_ok());
+        for wrong in ["", "Api", "a-b", "a b", "x".repeat(33).as_str()] {
+            assert!(wrong.parse::<HandlerName>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations() {

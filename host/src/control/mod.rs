@@ -3,14 +3,16 @@
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
 //! in `body`. Parts: `server` (connections), `auth` (token), `body`, `kv` (the store), `registration`, `lookup`, `listing`,
-//! `readiness`, `own` (which addresses are this host's), `leases` (the passing of time).
+//! `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of time).
 
 mod auth;
 mod body;
 mod kv;
 mod leases;
 mod listing;
+mod log_level;
 mod lookup;
+mod metrics;
 mod own;
 mod readiness;
 mod registration;
@@ -29,6 +31,8 @@ use registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use crate::metrics::Metrics;
+use crate::telemetry::Level;
 use crate::token::Token;
 
 pub(crate) use kv::Kv;
@@ -51,6 +55,10 @@ pub(crate) struct Control {
     pub(crate) internal: SocketAddr,
     /// What `/components` lists.
     pub(crate) components: Vec<ComponentInfo>,
+    /// What `/metrics` shows.
+    pub(crate) metrics: Metrics,
+    /// What `/log-level` shows and sets.
+    pub(crate) log_level: Level,
 }
 
 /// One entry of `GET /components`.
@@ -91,6 +99,8 @@ fn router(control: Arc<Control>) -> Router {
         // A key has slashes as it likes. That an empty one is refused is for the store to say.
         .route("/kv/{bucket}/", kv::of_key())
         .route("/kv/{bucket}/{*key}", kv::of_key())
+        .route("/metrics", get(metrics::metrics))
+        .route("/log-level", get(log_level::show).put(log_level::set))
         .route("/healthz", get(readiness::alive))
         .route("/livez", get(readiness::alive))
         .route("/readyz", get(readiness::ready))

@@ -1,35 +1,79 @@
-//! Which component a path belongs to: the one with the longest route that is a prefix of it.
+//! Which component a path belongs to: the one with the longest route that is a prefix of it. And what the path is called
+//! in metrics and the log.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use runtime::Target;
 
+use crate::metrics::Handler;
+use crate::value::Pattern;
+
 /// The routes. Immutable.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Router {
-    /// Longest first; none ends with `/`, so that the root is empty.
-    routes: Vec<(String, Target)>,
+    /// Longest first.
+    routes: Vec<Route>,
+}
+
+/// Where the requests below a path go.
+pub(crate) struct Route {
+    /// Doesn't end with `/`, so that the root is empty.
+    prefix: String,
+    /// The namespace that serves them.
+    pub(crate) target: Target,
+    /// The component whose route it is.
+    pub(crate) component: Arc<str>,
+    /// What some paths are called; the most specific first.
+    handlers: Vec<(Pattern, Arc<Handler>)>,
+    /// What all others are called.
+    fallback: Arc<Handler>,
+}
+
+impl Route {
+    /// The route of a component: `prefix` begins with `/`.
+    pub(crate) fn new(
+        prefix: &str,
+        namespace: &str,
+        component: &str,
+        mut handlers: Vec<(Pattern, Arc<Handler>)>,
+        fallback: Arc<Handler>,
+    ) -> Self {
+        handlers.sort_by_key(|(pattern, _)| Reverse(pattern.specificity()));
+        Self {
+            prefix: prefix.trim_end_matches('/').to_owned(),
+            target: Target::Namespace(Arc::from(namespace)),
+            component: component.into(),
+            handlers,
+            fallback,
+        }
+    }
+
+    /// What a path of this route is called.
+    pub(crate) fn handler(&self, path: &str) -> &Arc<Handler> {
+        let matching = self.handlers.iter().find(|(pattern, _)| pattern.matches(path));
+        matching.map_or(&self.fallback, |(_, handler)| handler)
+    }
+
+    /// A route matches whole segments: `/api` is not a prefix of `/apis`.
+    fn matches(&self, path: &str) -> bool {
+        path.strip_prefix(&self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 impl Router {
-    /// Routes, each a path prefix that begins with `/`, to the namespaces that serve them.
-    pub(crate) fn new<'a>(routes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let mut routes: Vec<_> = routes
-            .into_iter()
-            .map(|(route, namespace)| (route.trim_end_matches('/').to_owned(), Target::Namespace(Arc::from(namespace))))
-            .collect();
-        routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.len()));
+    pub(crate) fn new(routes: impl IntoIterator<Item = Route>) -> Self {
+        let mut routes: Vec<_> = routes.into_iter().collect();
+        routes.sort_by_key(|route| Reverse(route.prefix.len()));
         Self { routes }
     }
 
-    /// Where a request for this path goes. A route matches whole segments: `/api` is not a prefix of `/apis`.
-    pub(crate) fn route(&self, path: &str) -> Option<&Target> {
+    /// Where a request for this path goes.
+    pub(crate) fn route(&self, path: &str) -> Option<&Route> {
         if !path.starts_with('/') {
             return None;
         }
-        let matches =
-            |route: &str| path.strip_prefix(route).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.routes.iter().find(|(route, _)| matches(route)).map(|(_, target)| target)
+        self.routes.iter().find(|route| route.matches(path))
     }
 }
 
@@ -37,15 +81,23 @@ impl Router {
 mod tests {
     use super::*;
 
+    fn handler(name: &str) -> Arc<Handler> {
+        Arc::new(Handler::new(name, 1))
+    }
+
+    fn router<'a>(routes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Router {
+        Router::new(routes.into_iter().map(|(path, name)| Route::new(path, name, name, Vec::new(), handler(name))))
+    }
+
     fn namespace(router: &Router, path: &str) -> Option<String> {
-        router.route(path).map(|target| match target {
+        router.route(path).map(|route| match &route.target {
             Target::Namespace(name) | Target::Instance { namespace: name, .. } => name.to_string(),
         })
     }
 
     #[test]
     fn the_longest_route_wins() {
-        let router = Router::new([("/", "root"), ("/api", "api"), ("/api/v2/", "v2")]);
+        let router = router([("/", "root"), ("/api", "api"), ("/api/v2/", "v2")]);
         for (path, expected) in [
             ("/", "root"),
             ("/apis", "root"),
@@ -61,8 +113,26 @@ mod tests {
 
     #[test]
     fn a_path_without_a_route_goes_nowhere() {
-        let router = Router::new([("/api", "api")]);
+        let router = router([("/api", "api")]);
         assert_eq!(namespace(&router, "/"), None);
         assert_eq!(namespace(&router, "*"), None);
+    }
+
+    #[test]
+    fn a_path_is_called_by_the_most_specific_pattern() {
+        let handlers = [("/v1/*", "any"), ("/v1/values/*", "value"), ("/v1/values", "values"), ("/v1/values/x", "x")];
+        let handlers = handlers.map(|(pattern, name)| (pattern.parse().expect("a pattern"), handler(name)));
+        let route = Route::new("/", "shop", "shop", handlers.into(), handler("shop"));
+        for (path, expected) in [
+            ("/v1/values", "values"),
+            ("/v1/values/x", "x"),
+            ("/v1/values/y", "value"),
+            ("/v1/values/", "value"),
+            ("/v1/other", "any"),
+            ("/v1", "shop"),
+            ("/", "shop"),
+        ] {
+            assert_eq!(route.handler(path).name(), expected, "{path}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use crate::client::HostUrl;
 use crate::telemetry::{LogFormat, LogLevel};
-use crate::value::{Count, Listen, Network, Period, Route, Size, Socket, Sync, Wait};
+use crate::value::{Count, Listen, Network, Pattern, Period, Route, Size, Socket, Sync, Wait};
 
 /// A whole manifest.
 #[derive(Default, Deserialize)]
@@ -38,6 +38,7 @@ pub(super) struct Run {
     pub(super) workers: Option<Spanned<Count>>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log_level: Option<LogLevel>,
+    pub(super) access_log: Option<bool>,
     pub(super) drain_timeout: Option<Wait>,
 }
 
@@ -54,6 +55,7 @@ pub(super) struct Public {
     pub(super) max_headers: Option<Count>,
     pub(super) body_idle_timeout: Option<Period>,
     pub(super) max_body: Option<Size>,
+    pub(super) metrics: Option<bool>,
 }
 
 /// `[internal]`
@@ -90,6 +92,7 @@ pub(super) struct Join {
 pub(super) struct Component {
     pub(super) source: Spanned<String>,
     pub(super) route: Option<Spanned<Route>>,
+    pub(super) handlers: Option<Spanned<BTreeMap<Spanned<String>, Pattern>>>,
     pub(super) namespace: Option<Parsed<Namespace>>,
     pub(super) instances: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]

@@ -21,6 +21,7 @@ use registry::{Address, Name, Namespace};
 use crate::client::HostUrl;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::token::Token;
+use crate::value::{HandlerName, Pattern};
 
 pub(crate) use error::{ManifestError, Place};
 pub(crate) use resolve::load;
@@ -55,6 +56,8 @@ pub(crate) struct Run {
     pub(crate) log_format: LogFormat,
     /// The least important events that are written.
     pub(crate) log_level: LogLevel,
+    /// Whether each request at the public address is logged.
+    pub(crate) access_log: bool,
     /// How long requests in flight may take to finish after a signal. May be zero.
     pub(crate) drain_timeout: Duration,
 }
@@ -78,6 +81,8 @@ pub(crate) struct Public {
     pub(crate) body_idle_timeout: Duration,
     /// Most bytes of a request's body.
     pub(crate) max_body: u64,
+    /// Whether `/metrics` is answered by the host.
+    pub(crate) metrics: bool,
 }
 
 /// `[internal]`: the internal address.
@@ -129,6 +134,8 @@ pub(crate) struct Component {
     pub(crate) place: Place,
     /// Prefix of public paths; unique among the components. Whole segments match; ends with `/` only if it is `/`.
     pub(crate) route: Option<String>,
+    /// What its public paths are called in metrics and the log; others are called as the component.
+    pub(crate) handlers: Vec<(HandlerName, Pattern)>,
     /// Everything it is run with. Its instances are unique within their namespace over all components; its directories
     /// existed; whether its bytes are a component that links is for the runtime to find out.
     pub(crate) spec: runtime::ComponentSpec,

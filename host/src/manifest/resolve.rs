@@ -18,7 +18,7 @@ use crate::builtin;
 use crate::cli::{MOST_WORKERS, RunArgs};
 use crate::telemetry::LogFormat;
 use crate::token::Token;
-use crate::value::{Listen, Period, Route, Size};
+use crate::value::{HandlerName, Listen, Pattern, Period, Route, Size};
 
 type Result<T, E = ManifestError> = std::result::Result<T, E>;
 
@@ -27,6 +27,9 @@ const LARGEST: u64 = 1 << 20;
 
 /// Most instances that one component may have in process.
 const MOST_INSTANCES: usize = 1000;
+
+/// Most handlers that a component may name: each is several time series.
+const MOST_HANDLERS: usize = 64;
 
 /// hyper can't read heads with a smaller buffer.
 const SMALLEST_HEAD: u64 = 8 << 10;
@@ -134,6 +137,7 @@ impl Resolver<'_> {
             workers,
             log_format: self.args.log_format.or(typed.log_format).unwrap_or_else(LogFormat::fitting),
             log_level: self.args.log_level.or(typed.log_level).unwrap_or_default(),
+            access_log: typed.access_log.unwrap_or(true),
             drain_timeout: self.args.drain_timeout.or(typed.drain_timeout).map_or(seconds(30), |wait| wait.0),
         })
     }
@@ -156,6 +160,7 @@ impl Resolver<'_> {
             max_headers: typed.max_headers.map_or(100, |count| count.0 as usize),
             body_idle_timeout: period(typed.body_idle_timeout, 30),
             max_body: typed.max_body.map_or(10 << 20, |size| size.0),
+            metrics: typed.metrics.unwrap_or(true),
         })
     }
 
@@ -370,6 +375,10 @@ impl Resolver<'_> {
         })?;
         let bytes =
             source::load(typed.source.get_ref(), &self.directory).map_err(|error| self.at(&typed.source, error))?;
+        let handlers = match typed.handlers {
+            Some(handlers) => self.handlers(handlers)?,
+            None => builtin::handlers(typed.source.get_ref()),
+        };
         let namespace = typed.namespace.map_or(own_name, |parsed| parsed.0);
         let instances = self.instances(&name, place, typed.instances)?;
         let gateway_keys = keys.filter(|_| typed.source.get_ref() == "builtin:gateway");
@@ -406,6 +415,7 @@ impl Resolver<'_> {
         Ok(Component {
             place: self.document.place(Some(typed.source.span())),
             route: typed.route.map(|route| route.into_inner().0),
+            handlers,
             spec: ComponentSpec {
                 name,
                 bytes,
@@ -421,6 +431,18 @@ impl Resolver<'_> {
                 health: self.health(typed.health_check)?,
             },
         })
+    }
+
+    fn handlers(&self, typed: Spanned<BTreeMap<Spanned<String>, Pattern>>) -> Result<Vec<(HandlerName, Pattern)>> {
+        let count = typed.get_ref().len();
+        if count > MOST_HANDLERS {
+            return Err(self.at(&typed, format!("{count} handlers are too many: at most {MOST_HANDLERS}")));
+        }
+        let named = typed.into_inner().into_iter().map(|(name, pattern)| {
+            let parsed = name.get_ref().parse().map_err(|error| self.at(&name, error))?;
+            Ok((parsed, pattern))
+        });
+        named.collect()
     }
 
     fn instances(
