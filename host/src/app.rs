@@ -19,12 +19,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, ComponentInfo, Control, Kv, Readiness, Routed};
+use crate::control::{self, Control, Kv, Readiness};
 use crate::data::Data;
-use crate::edge::{self, Edge, Route, Router};
+use crate::edge::{self, Edge};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
 use crate::metrics::{Commits, Metrics, Sources};
+use crate::swap::Swapper;
 use crate::telemetry::{self, Log};
 
 /// Runs the assembly until it is told to stop.
@@ -51,45 +52,27 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(manifest: Manifest, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
+fn assemble(mut manifest: Manifest, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
-    let runtime = Runtime::start(&config, registry.clone(), data.store.clone())?;
-    let components = load(&runtime, &manifest)?;
+    let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
+    let components = std::mem::take(&mut manifest.components);
+    let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
 
-    let sources = Sources {
-        registry: registry.clone(),
-        namespaces: manifest.components.iter().map(|component| component.spec.namespace.clone()).collect(),
-        store: data.store.clone(),
-        durable: data.durable.clone(),
-        commits,
-        dropped: log.dropped(),
-    };
-    let metrics = Metrics::new(manifest.run.workers, sources);
-
+    let metrics = Metrics::new(
+        manifest.run.workers,
+        Sources {
+            registry: registry.clone(),
+            runtime: runtime.clone(),
+            swapper: swapper.clone(),
+            store: data.store.clone(),
+            durable: data.durable.clone(),
+            commits,
+            dropped: log.dropped(),
+        },
+    );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), components, metrics, log))
-}
-
-/// Compiles the components and serves their instances. Returns what `/components` lists.
-fn load(runtime: &Runtime, manifest: &Manifest) -> anyhow::Result<Vec<ComponentInfo>> {
-    let specs = manifest.components.iter().map(|component| component.spec.clone()).collect();
-    runtime.load(specs).map_err(|(name, error)| {
-        let component = manifest.components.iter().find(|component| component.spec.name == name);
-        let message = format!("component \"{name}\" can't be loaded: {error}");
-        match component {
-            Some(component) => Exit::new(exit::USAGE, component.place.error(message)),
-            None => Exit::new(exit::USAGE, message),
-        }
-    })?;
-    let info = manifest.components.iter().map(|component| ComponentInfo {
-        name: component.spec.name.clone(),
-        namespace: component.spec.namespace.to_string(),
-        route: component.route.clone(),
-        instances: component.spec.instances.iter().map(ToString::to_string).collect(),
-        digest: component.spec.digest(),
-    });
-    Ok(info.collect())
+    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), swapper, metrics, log))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
@@ -98,7 +81,7 @@ async fn serve(
     runtime: &Runtime,
     registry: Registry,
     store: Arc<dyn Store>,
-    components: Vec<ComponentInfo>,
+    swapper: Swapper,
     metrics: Metrics,
     log: &Log,
 ) -> anyhow::Result<()> {
@@ -111,14 +94,7 @@ async fn serve(
     })?;
     let (public_address, internal_address) = (public.address(), internal.local_addr()?);
 
-    let readiness =
-        Readiness::new(manifest.components.iter().filter(|component| component.route.is_some()).map(|component| {
-            Routed {
-                component: component.spec.name.clone(),
-                namespace: component.spec.namespace.clone(),
-                instances: component.spec.instances.clone(),
-            }
-        }));
+    let readiness = Readiness::new();
     let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
     if borrowed {
         let store = store.clone();
@@ -132,7 +108,7 @@ async fn serve(
         token: manifest.internal.token.clone(),
         public: public_address,
         internal: internal_address,
-        components,
+        swapper: swapper.clone(),
         metrics: metrics.clone(),
         log_level: log.level(),
     };
@@ -149,6 +125,10 @@ async fn serve(
             });
         }
     }
+    let sampling = tokio::spawn({
+        let swapper = swapper.clone();
+        async move { swapper.keep_sampling().await }
+    });
     let edge = Arc::new(edge_of(&manifest, metrics, log));
     readiness.serving();
     announce(public_address, internal_address)?;
@@ -158,6 +138,8 @@ async fn serve(
         reached(signals.clone(), 1).await;
         tracing::info!("draining for at most {patience:?}; a second signal stops at once");
         readiness.draining();
+        swapper.stop();
+        sampling.abort();
     };
     let drained = async {
         let cut_off = public.serve(edge, runtime.workers(), drain, patience).await;
@@ -177,14 +159,7 @@ async fn serve(
 /// What the edge is to do.
 fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
     let public = &manifest.public;
-    let routes = manifest.components.iter().filter_map(|component| {
-        let handlers = component.handlers.iter();
-        let handlers = handlers.map(|(name, pattern)| (pattern.clone(), metrics.handler(&name.0))).collect();
-        let (name, namespace) = (component.spec.name.as_str(), component.spec.namespace.as_str());
-        Some(Route::new(component.route.as_deref()?, namespace, name, handlers, metrics.handler(name)))
-    });
     Edge {
-        router: Router::new(routes),
         limits: edge::Limits {
             connections: public.max_connections,
             head_timeout: public.header_timeout,

@@ -1,6 +1,6 @@
 //! What is inside the binary: the guests that `build.rs` built, and the manifest that `host run` uses without `-f`.
 
-use crate::value::{HandlerName, Pattern};
+use runtime::PathPattern;
 
 /// The manifest of the built-in assembly.
 pub(crate) const MANIFEST: &str = include_str!("builtin.toml");
@@ -30,11 +30,10 @@ const HANDLERS: [(&str, &str, &str); 13] = [
 ];
 
 /// The handlers of the component that is written so as a `source`. Of others, nothing is known.
-pub(crate) fn handlers(source: &str) -> Vec<(HandlerName, Pattern)> {
+pub(crate) fn handlers(source: &str) -> Vec<(String, PathPattern)> {
     let Some(name) = source.strip_prefix("builtin:") else { return Vec::new() };
     let own = HANDLERS.iter().filter(|(component, ..)| *component == name);
-    let parsed = own.map(|(_, name, pattern)| (name.parse(), pattern.parse()));
-    parsed.map(|(name, pattern)| (name.expect("it is a name"), pattern.expect("it is a pattern"))).collect()
+    own.map(|(_, name, pattern)| ((*name).to_owned(), pattern.parse().expect("it is a pattern"))).collect()
 }
 
 /// The bytes of the embedded component `name`.

@@ -33,6 +33,8 @@ const NAMED: usize = 10;
 pub(crate) struct Data {
     /// Where compiled components are kept.
     pub(crate) cache: PathBuf,
+    /// Where revisions are kept.
+    pub(crate) revisions: PathBuf,
     /// Where values are kept.
     pub(crate) store: Arc<dyn Store>,
     /// The same, if it has to be closed.
@@ -52,7 +54,8 @@ impl Data {
     ) -> anyhow::Result<Self> {
         let cache = prepare(directory).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
         let limits = Limits::default();
-        let elsewhere = |store| Ok(Self { cache: cache.clone(), store, durable: None });
+        let revisions = directory.join("revisions");
+        let elsewhere = |store| Ok(Self { cache: cache.clone(), revisions: revisions.clone(), store, durable: None });
         let sync = match store {
             manifest::Store::Durable { sync } => *sync,
             manifest::Store::Memory => return elsewhere(Arc::new(MemoryStore::new(limits))),
@@ -67,7 +70,7 @@ impl Data {
         })?;
         report(&recovery, &store);
         let store = Arc::new(store);
-        Ok(Self { cache, store: store.clone(), durable: Some(store) })
+        Ok(Self { cache, revisions, store: store.clone(), durable: Some(store) })
     }
 
     /// Syncs and closes the store. It refuses every write from now on.

@@ -272,11 +272,11 @@ mod tests {
         let control = Control {
             registry: registry.clone(),
             kv: Kv::default(),
-            readiness: Readiness::new([]),
+            readiness: Readiness::new(),
             token,
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal,
-            components: Vec::new(),
+            swapper: crate::swap::testing::swapper(Vec::new()).0,
             metrics: Metrics::of(&registry),
             log_level: Level::new(LogLevel::Off).0,
         };
@@ -373,7 +373,8 @@ mod tests {
         let (namespace, name): (Namespace, Name) =
             ("storage".parse().expect("a namespace"), "storage-1".parse().expect("a name"));
         let policy = registry::HealthPolicy { unhealthy_after: 1, healthy_after: 1 };
-        own.add_in_process(&namespace, &name, policy, Instant::now()).expect("there is room");
+        own.replace_in_process(&[], &[(namespace.clone(), name.clone(), policy)], Instant::now(), || {})
+            .expect("there is room");
         let join = manifest::Join {
             url: format!("http://{internal}").parse().expect("a URL"),
             token: None,

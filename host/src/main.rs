@@ -6,6 +6,7 @@
 //! - [`edge`]: the public address. [`control`]: the internal one.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
+//! - [`swap`]: one revision of a component after another. [`look`]: what a file looks like.
 //! - [`linger`]: what becomes of bodies that nobody wants.
 //! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log.
 
@@ -19,8 +20,10 @@ mod edge;
 mod join;
 mod kv;
 mod linger;
+mod look;
 mod manifest;
 mod metrics;
+mod swap;
 mod telemetry;
 mod token;
 mod value;

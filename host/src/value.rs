@@ -40,18 +40,6 @@ pub(crate) struct Listen(pub(crate) SocketAddr);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Route(pub(crate) String);
 
-/// Public paths that are called by one name: one path, or with `/*` at its end everything below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pattern {
-    /// The path; with its last `/`, if everything below is meant.
-    path: String,
-    below: bool,
-}
-
-/// What paths are called in metrics and the log: a label, so 1 to 32 characters of `a-z0-9_`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HandlerName(pub(crate) String);
-
 /// One address or a network in CIDR notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network(pub(crate) IpNet);
@@ -59,6 +47,10 @@ pub(crate) struct Network(pub(crate) IpNet);
 /// An address that a guest may open sockets to, `IP:port`; `*` for any port, which becomes port 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Socket(pub(crate) SocketAddr);
+
+/// A share of at most all, written `5%` or `0.5%`, as a fraction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share(pub(crate) f64);
 
 /// When a write is made durable: `always` before its reply, `never` by the store itself, or an interval like `100ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +121,18 @@ impl fmt::Display for Size {
     }
 }
 
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
+        percent
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(|percent| Share(percent / 100.0))
+            .ok_or_else(|| format!("\"{text}\" is not a share: write a number from 0 to 100 and %, like \"5%\""))
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -163,48 +167,6 @@ impl FromStr for Route {
             return Err(format!("\"{text}\" is not a route: no segment may be empty, \".\" or \"..\""));
         }
         Ok(Route(if trimmed.is_empty() { "/" } else { trimmed }.to_owned()))
-    }
-}
-
-impl FromStr for Pattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (path, below) = text.strip_suffix("/*").map_or((text, false), |path| (path, true));
-        let root = path == "/" && !below || path.is_empty() && below;
-        let wrong = |why: &str| format!("\"{text}\" is not a pattern: {why}, like \"/items\" or \"/items/*\"");
-        if !root {
-            let Route(_) = path.parse().map_err(|_| wrong("write a path"))?;
-            if path.ends_with('/') || path.contains('*') {
-                return Err(wrong("write a path that ends with a segment, or with \"/*\""));
-            }
-        }
-        Ok(Pattern { path: if below { format!("{path}/") } else { path.to_owned() }, below })
-    }
-}
-
-impl Pattern {
-    /// Whether a request's path is meant.
-    pub(crate) fn matches(&self, path: &str) -> bool {
-        if self.below { path.starts_with(&self.path) } else { path == self.path }
-    }
-
-    /// Of two patterns that match, the greater is the more specific one: it names the path itself, or more of it.
-    pub(crate) fn specificity(&self) -> (bool, usize) {
-        (!self.below, self.path.len())
-    }
-}
-
-impl FromStr for HandlerName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if !(1..=32).contains(&text.len()) || !text.bytes().all(allowed) {
-            let text = text.escape_default();
-            return Err(format!("\"{text}\" is not a handler's name: write 1 to 32 characters of a-z, 0-9 and _"));
-        }
-        Ok(HandlerName(text.to_owned()))
     }
 }
 
@@ -274,8 +236,8 @@ deserialize_text! {
     Period: "a duration like \"30s\"",
     Listen: "an address like \"127.0.0.1:8080\"",
     Route: "a path like \"/\"",
-    Pattern: "a path like \"/items\" or \"/items/*\"",
     Network: "an address or network like \"10.0.0.0/8\"",
+    Share: "a share like \"5%\"",
     Socket: "a socket rule like \"10.0.0.7:5432\"",
     Sync: "\"always\", \"never\" or an interval like \"100ms\"",
 }
@@ -338,21 +300,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
-        let matches = |pattern: &str, path: &str| pattern.parse::<Pattern>().expect(pattern).matches(path);
-        assert!(matches("/items", "/items") && !matches("/items", "/items/1") && !matches("/items", "/items/"));
-        assert!(matches("/items/*", "/items/1/2") && matches("/items/*", "/items/") && !matches("/items/*", "/items"));
-        assert!(matches("/*", "/") && matches("/*", "/x") && matches("/", "/") && !matches("/", "/x"));
-        for wrong in ["", "items", "*", "/*/x", "/a*", "/a//*", "/a b", "/../*"] {
-            assert!(wrong.parse::<Pattern>().is_err(), "{wrong}");
-        }
-        assert!("api_set2".parse::<HandlerName>().is_ok());
-        for wrong in ["", "Api", "a-b", "a b", "x".repeat(33).as_str()] {
-            assert!(wrong.parse::<HandlerName>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn durations() {
         for (text, milliseconds) in [("100ms", 100), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000), ("0s", 0)] {
             assert_eq!(text.parse(), Ok(Wait(Duration::from_millis(milliseconds))), "{text}");
@@ -391,6 +338,16 @@ mod tests {
         }
         for text in ["0B", "1023B", "64KiB", "10MiB", "4GiB"] {
             assert_eq!(text.parse::<Size>().map(|size| size.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn shares() {
+        for (text, share) in [("0%", 0.0), ("5%", 0.05), ("0.5 %", 0.005), ("100%", 1.0)] {
+            assert_eq!(text.parse(), Ok(Share(share)), "{text}");
+        }
+        for text in ["", "%", "5", "-1%", "101%", "NaN%", "inf%", "5 percent"] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@
 //! - [`Remote`]: an instance outside of the host, made by the test.
 //! - [`Disk`]: a small one, to be filled.
 //! - [`artifact`]: the binary under test and the guests, built once.
+//! - [`Metrics`]: what a host's `/metrics` says.
 //! - [`eventually`]: waits for a state. Nothing else waits.
 //! - [`need`]: tests that need something this machine may not have.
 
@@ -16,6 +17,7 @@ mod disk;
 mod host;
 mod http;
 mod log;
+mod metrics;
 mod needs;
 mod remote;
 mod wait;
@@ -25,7 +27,8 @@ pub use crate::disk::Disk;
 pub use crate::host::{Builder, Host, Run};
 pub use crate::http::{Client, Reply, Request};
 pub use crate::log::Log;
-pub use crate::needs::missing;
+pub use crate::metrics::Metrics;
+pub use crate::needs::{missing, program};
 pub use crate::remote::{Exchange, Remote};
 pub use crate::wait::{PATIENCE, eventually, eventually_true};
 pub use crate::wire::{Head, Wire};

@@ -78,7 +78,7 @@ impl Fleet {
     pub fn retry(&self, namespace: &str, tried: &[String], now: Instant) -> Option<Arc<Member>> {
         let snapshot = self.registry.snapshot();
         let group = snapshot.namespace(namespace)?;
-        let tried: Vec<_> = tried.iter().filter_map(|name| group.find(name).cloned()).collect();
+        let tried: Vec<_> = tried.iter().filter_map(|name| name.parse().ok()).collect();
         let next = group.pick_untried(&tried)?;
         self.registry.retry_budget().try_retry(now).then(|| next.clone())
     }

@@ -10,7 +10,8 @@ use problem::{Code, Problem};
 use registry::InstanceInfo;
 use serde::{Deserialize, Serialize};
 
-use super::{ComponentInfo, Control, Failure};
+use super::{Control, Failure};
+use crate::swap::ComponentInfo;
 
 /// The document of `GET /instances`, the same as that of the public `GET /status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,9 +77,9 @@ pub(super) async fn instances(
     Ok(Json(control.registry.instances(namespace, Instant::now()).into()))
 }
 
-/// `GET /components`: 200 `{"components":[{"name","namespace","route","instances","digest"}]}`
+/// `GET /components`: 200 `{"components":[…]}`, see [`ComponentInfo`].
 pub(super) async fn components(State(control): State<Arc<Control>>) -> Json<Components> {
-    Json(Components { components: control.components.clone() })
+    Json(Components { components: control.swapper.components() })
 }
 
 /// The document of `GET /components`.

@@ -3,10 +3,12 @@
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
 //! in `body`. Parts: `server` (connections), `auth` (token), `body`, `kv` (the store), `registration`, `lookup`, `listing`,
-//! `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of time).
+//! `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of time),
+//! `changes` (what becomes of instances, for the log).
 
 mod auth;
 mod body;
+mod changes;
 mod kv;
 mod leases;
 mod listing;
@@ -28,16 +30,16 @@ use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use problem::{Code, Problem};
 use registry::Registry;
-use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
+use crate::swap::Swapper;
 use crate::telemetry::Level;
 use crate::token::Token;
 
 pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
-pub(crate) use readiness::{Readiness, Routed};
+pub(crate) use readiness::Readiness;
 
 /// What the internal address answers with.
 pub(crate) struct Control {
@@ -53,27 +55,12 @@ pub(crate) struct Control {
     pub(crate) public: SocketAddr,
     /// Where the internal address really listens.
     pub(crate) internal: SocketAddr,
-    /// What `/components` lists.
-    pub(crate) components: Vec<ComponentInfo>,
+    /// What `/components` lists and swaps.
+    pub(crate) swapper: Swapper,
     /// What `/metrics` shows.
     pub(crate) metrics: Metrics,
     /// What `/log-level` shows and sets.
     pub(crate) log_level: Level,
-}
-
-/// One entry of `GET /components`.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct ComponentInfo {
-    /// Its name in the manifest.
-    pub(crate) name: String,
-    /// The namespace of its instances.
-    pub(crate) namespace: String,
-    /// The prefix of public paths that it answers.
-    pub(crate) route: Option<String>,
-    /// The names of its instances.
-    pub(crate) instances: Vec<String>,
-    /// SHA-256 of its active revision's bytes, in hexadecimal.
-    pub(crate) digest: String,
 }
 
 /// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
@@ -83,6 +70,7 @@ pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: imp
     tokio::select! {
         () = server::serve(listener, router, shutdown) => {}
         () = leases::expire(&registry) => {}
+        () = changes::tell(&registry) => {}
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use registry::{Name, Namespace, Registry};
+use registry::Registry;
 use serde_json::{Value, json};
 
 use super::Control;
+use crate::swap::ComponentInfo;
 
 const STARTING: u8 = 0;
 const READY: u8 = 1;
@@ -17,28 +18,15 @@ const DRAINING: u8 = 2;
 
 /// How far the process is, shared by the composition root, which moves it on, and `/readyz`, which tells.
 /// Starting, then ready, then draining; never back.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Readiness {
     phase: Arc<AtomicU8>,
-    /// Each routed component's name, namespace and instances.
-    routed: Arc<[Routed]>,
-}
-
-/// A routed component.
-#[derive(Clone, Debug)]
-pub(crate) struct Routed {
-    /// Its name in the manifest.
-    pub(crate) component: String,
-    /// The namespace of its instances.
-    pub(crate) namespace: Namespace,
-    /// Its instances.
-    pub(crate) instances: Vec<Name>,
 }
 
 impl Readiness {
-    /// Starting. `routed` are the components without which the host can't be ready.
-    pub(crate) fn new(routed: impl IntoIterator<Item = Routed>) -> Self {
-        Readiness { phase: Arc::new(AtomicU8::new(STARTING)), routed: routed.into_iter().collect() }
+    /// Starting.
+    pub(crate) fn new() -> Self {
+        Self::default()
     }
 
     /// Both addresses are served. Has no effect on a draining host.
@@ -52,23 +40,22 @@ impl Readiness {
         self.phase.store(DRAINING, Ordering::Relaxed);
     }
 
-    /// Why the host is not ready, if it isn't.
-    pub(crate) fn obstacle(&self, registry: &Registry) -> Option<String> {
+    /// Why the host is not ready, if it isn't: without an available instance of each routed component, it can't be.
+    pub(crate) fn obstacle(&self, registry: &Registry, components: &[ComponentInfo]) -> Option<String> {
         match self.phase.load(Ordering::Relaxed) {
             STARTING => return Some("starting".to_owned()),
             DRAINING => return Some("draining".to_owned()),
             _ => {}
         }
         let snapshot = registry.snapshot();
-        let available = |routed: &&Routed| {
-            let group = snapshot.namespace(routed.namespace.as_str());
-            let instances = routed.instances.iter();
-            group.is_some_and(|group| {
-                instances.filter_map(|name| group.find(name.as_str())).any(|member| member.is_available())
-            })
+        let available = |component: &&ComponentInfo| {
+            let group = snapshot.namespace(&component.namespace);
+            let instances = component.instances.iter();
+            group.is_some_and(|group| instances.filter_map(|name| group.find(name)).any(|member| member.is_available()))
         };
-        let waiting = self.routed.iter().find(|routed| !available(routed))?;
-        Some(format!("no instance of the component \"{}\" is available", waiting.component))
+        let waiting =
+            components.iter().filter(|component| component.route.is_some()).find(|routed| !available(routed))?;
+        Some(format!("no instance of the component \"{}\" is available", waiting.name))
     }
 }
 
@@ -79,7 +66,7 @@ pub(super) async fn alive() -> Json<Value> {
 
 /// `GET /readyz`: 200 `{"status":"ok"}`, or 503 `{"status":"unavailable","reason"}`.
 pub(super) async fn ready(State(control): State<Arc<Control>>) -> (StatusCode, Json<Value>) {
-    match control.readiness.obstacle(&control.registry) {
+    match control.readiness.obstacle(&control.registry, &control.swapper.components()) {
         None => (StatusCode::OK, Json(json!({"status": "ok"}))),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unavailable", "reason": reason}))),
     }

@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 use registry::{Config, HealthPolicy, Name, Namespace};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::cli::RunArgs;
+use crate::manifest::{self, Component, Environment};
+use crate::swap::testing;
 use crate::telemetry::LogLevel;
 
 struct Running {
@@ -20,6 +24,7 @@ struct Running {
     client: Client,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
+    _folder: TempDir,
 }
 
 fn namespace(text: &str) -> Namespace {
@@ -30,13 +35,22 @@ fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
+/// A routed component with the instance `storage-1`.
+fn storage() -> Vec<Component> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("hostler.toml");
+    let text = "[components.storage]\nsource = 'builtin:echo'\nroute = '/'\ninstances = ['storage-1']";
+    std::fs::write(&path, text).expect("a writable folder");
+    let args = RunArgs { manifest: Some(path), ..RunArgs::default() };
+    manifest::load(&args, &Environment::default()).expect("it is right").components
+}
+
 async fn start(token: Option<&str>, config: Config) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let registry = Registry::new(config);
-    let storage =
-        Routed { component: "storage".to_owned(), namespace: namespace("storage"), instances: vec![name("storage-1")] };
-    let readiness = Readiness::new([storage]);
+    let readiness = Readiness::new();
+    let (swapper, folder) = testing::swapper(storage());
     let control = Control {
         registry: registry.clone(),
         kv: Kv::default(),
@@ -44,13 +58,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
         token: token.map(|token| Token::new(token).expect("a token")),
         public: "127.0.0.1:8080".parse().expect("an address"),
         internal: address,
-        components: vec![ComponentInfo {
-            name: "storage".to_owned(),
-            namespace: "storage".to_owned(),
-            route: Some("/".to_owned()),
-            instances: vec!["storage-1".to_owned()],
-            digest: "abc".to_owned(),
-        }],
+        swapper,
         metrics: Metrics::of(&registry),
         log_level: Level::new(LogLevel::Info).0,
     };
@@ -59,7 +67,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
         let _ = stopped.await;
     }));
     let client = Client::builder().no_proxy().build().expect("a client");
-    Running { url: format!("http://{address}"), address, registry, readiness, client, stop, served }
+    Running { url: format!("http://{address}"), address, registry, readiness, client, stop, served, _folder: folder }
 }
 
 impl Running {
@@ -78,7 +86,8 @@ impl Running {
 
     fn add_in_process(&self, instance: &str) {
         let policy = HealthPolicy { unhealthy_after: 1, healthy_after: 1 };
-        let added = self.registry.add_in_process(&namespace("storage"), &name(instance), policy, Instant::now());
+        let new = [(namespace("storage"), name(instance), policy)];
+        let added = self.registry.replace_in_process(&[], &new, Instant::now(), || {});
         added.expect("there is room");
     }
 }
@@ -281,7 +290,7 @@ async fn listings_filter_and_are_never_an_error() {
         assert_eq!((status, &listed["total"]), (StatusCode::OK, &json!(total)), "{path}");
     }
     let (_, components) = host.get("/components").await;
-    assert_eq!(components["components"][0]["digest"], "abc");
+    assert_eq!(components["components"][0]["digest"].as_str().map(str::len), Some(64));
 }
 
 #[tokio::test]

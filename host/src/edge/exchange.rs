@@ -11,6 +11,8 @@ use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
+use runtime::{Routed, Target};
+
 use super::Edge;
 use crate::metrics::{Handler, InFlight};
 use crate::telemetry::Entry;
@@ -62,10 +64,16 @@ impl Exchange {
         }
     }
 
-    /// It has a route: this is the handler, of that component.
-    pub(super) fn routed(&mut self, handler: &Arc<Handler>, component: Option<&Arc<str>>) {
+    /// It has a route. Returns where that leads.
+    pub(super) fn routed(&mut self, Routed { target, component, handler }: Routed) -> Target {
+        self.handler = self.edge.metrics.handler(&handler);
+        self.component = Some(component);
+        target
+    }
+
+    /// The host answers it itself.
+    pub(super) fn answered_here(&mut self, handler: &Arc<Handler>) {
         self.handler = handler.clone();
-        self.component = component.cloned();
     }
 
     /// The answer's head is there.

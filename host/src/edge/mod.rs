@@ -6,7 +6,6 @@
 //! - [`request`]: what a request must be to get in, and what is added to it.
 //! - [`body`]: bodies that are too large or stand still.
 //! - [`exchange`]: what metrics and access log are told of a request.
-//! - [`router`]: which component a path belongs to.
 
 mod accept;
 mod body;
@@ -17,10 +16,8 @@ mod io;
 mod patience;
 mod request;
 mod request_id;
-mod router;
 
 pub(crate) use accept::Listener;
-pub(crate) use router::{Route, Router};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +29,6 @@ use crate::telemetry::AccessLog;
 
 /// What the edge needs to know. Immutable for the life of the process.
 pub(crate) struct Edge {
-    /// Which component a path belongs to.
-    pub(crate) router: Router,
     /// What bounds connections and requests.
     pub(crate) limits: Limits,
     /// Clients whose `x-forwarded-*` headers are believed.

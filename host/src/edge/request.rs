@@ -32,7 +32,7 @@ pub(super) async fn answer(
     let mut exchange = Exchange::begin(edge, worker.id(), &request, &id);
     let mut answer = match &edge.metrics_handler {
         Some(handler) if request.uri().path() == METRICS => {
-            exchange.routed(handler, None);
+            exchange.answered_here(handler);
             metrics(edge, request).await
         }
         _ => serve(edge, worker, peer, &id, request, &mut exchange).await,
@@ -51,9 +51,9 @@ async fn serve(
     request: Request<Incoming>,
     exchange: &mut Exchange,
 ) -> Response<Body> {
-    match admit(edge, peer, id, request, exchange) {
+    match admit(edge, worker, peer, id, request, exchange) {
         Ok(Admitted { target, request, hop, verdict }) => {
-            let answer = worker.dispatch(target, request, hop).await;
+            let answer = worker.dispatch(&target, request, hop).await;
             match verdict.map_or(Fault::None, |verdict| verdict.get()) {
                 Fault::None => answer,
                 Fault::TooLarge => answer_with(too_large(edge.limits.body_bytes)),
@@ -83,23 +83,24 @@ async fn metrics(edge: &Edge, request: Request<Incoming>) -> Response<Body> {
 }
 
 /// A request that may go to its component.
-struct Admitted<'a> {
-    target: &'a Target,
+struct Admitted {
+    target: Target,
     request: Request<Body>,
     hop: Hop,
     /// What becomes of its body, if it has one.
     verdict: Option<Verdict>,
 }
 
-fn admit<'a>(
-    edge: &'a Edge,
+fn admit(
+    edge: &Edge,
+    worker: &Worker,
     peer: &Peer,
     id: &HeaderValue,
     request: Request<Incoming>,
     exchange: &mut Exchange,
-) -> Result<Admitted<'a>, Problem> {
+) -> Result<Admitted, Problem> {
     let (mut head, body) = request.into_parts();
-    let (target, hop) = match admit_head(edge, peer, &mut head, exchange) {
+    let (target, hop) = match admit_head(edge, worker, peer, &mut head, exchange) {
         Ok(admitted) => admitted,
         Err(problem) => {
             linger(body);
@@ -116,18 +117,19 @@ fn admit<'a>(
     Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
 }
 
-fn admit_head<'a>(
-    edge: &'a Edge,
+fn admit_head(
+    edge: &Edge,
+    worker: &Worker,
     peer: &Peer,
     head: &mut Parts,
     exchange: &mut Exchange,
-) -> Result<(&'a Target, Hop), Problem> {
+) -> Result<(Target, Hop), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
     }
     check_size(head, &edge.limits)?;
-    let route = edge.router.route(head.uri.path()).ok_or_else(Problem::not_found)?;
-    exchange.routed(route.handler(head.uri.path()), Some(&route.component));
+    let routed = worker.view().route(head.uri.path()).ok_or_else(Problem::not_found)?;
+    let target = exchange.routed(routed);
     let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > edge.limits.body_bytes) {
         return Err(too_large(edge.limits.body_bytes));
@@ -137,7 +139,7 @@ fn admit_head<'a>(
     head.headers.remove(&HOPS);
     runtime::remove_hop_by_hop(&mut head.headers);
     forwarded::set(&mut head.headers, peer, &edge.trusted_proxies);
-    Ok((&route.target, hop))
+    Ok((target, hop))
 }
 
 /// Whether the head is within its limits.

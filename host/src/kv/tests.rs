@@ -52,11 +52,11 @@ impl Owner {
             log_level: Level::new(LogLevel::Off).0,
             registry,
             kv,
-            readiness: Readiness::new([]),
+            readiness: Readiness::new(),
             token: token.map(|token| Token::new(token).expect("a token")),
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal: address,
-            components: Vec::new(),
+            swapper: crate::swap::testing::swapper(Vec::new()).0,
         };
         let served = tokio::spawn(control::serve(listener, control, std::future::pending()));
         Self { address, client: Client::builder().no_proxy().build().expect("a client"), served }

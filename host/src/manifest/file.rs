@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use registry::{Address, Namespace};
+use runtime::PathPattern;
+use runtime::Promote;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -16,7 +18,7 @@ use toml::Spanned;
 
 use crate::client::HostUrl;
 use crate::telemetry::{LogFormat, LogLevel};
-use crate::value::{Count, Listen, Network, Pattern, Period, Route, Size, Socket, Sync, Wait};
+use crate::value::{Count, Listen, Network, Period, Route, Share, Size, Socket, Sync, Wait};
 
 /// A whole manifest.
 #[derive(Default, Deserialize)]
@@ -92,7 +94,7 @@ pub(super) struct Join {
 pub(super) struct Component {
     pub(super) source: Spanned<String>,
     pub(super) route: Option<Spanned<Route>>,
-    pub(super) handlers: Option<Spanned<BTreeMap<Spanned<String>, Pattern>>>,
+    pub(super) handlers: Option<Spanned<BTreeMap<Spanned<String>, Parsed<PathPattern>>>>,
     pub(super) namespace: Option<Parsed<Namespace>>,
     pub(super) instances: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
@@ -117,6 +119,12 @@ pub(super) struct Component {
     pub(super) resources: Option<Count>,
     #[serde(default)]
     pub(super) health_check: HealthCheck,
+    pub(super) watch: Option<bool>,
+    pub(super) watch_for: Option<Wait>,
+    pub(super) rollback_threshold: Option<Share>,
+    pub(super) drain_timeout: Option<Wait>,
+    pub(super) rehearse: Option<u32>,
+    pub(super) promote: Option<Parsed<Promote>>,
 }
 
 /// `health-check`

@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use registry::{Address, Name, Namespace};
+use runtime::Promote;
 
 use crate::client::HostUrl;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::token::Token;
-use crate::value::{HandlerName, Pattern};
 
 pub(crate) use error::{ManifestError, Place};
 pub(crate) use resolve::load;
+pub(crate) use source::Source;
 
 /// What `host run` runs.
 #[derive(Debug)]
@@ -127,18 +128,51 @@ pub(crate) struct Join {
     pub(crate) instances: Vec<(Namespace, Name)>,
 }
 
-/// `[components.NAME]`: a component and where it answers.
+/// `[components.NAME]`: a component.
 #[derive(Clone, Debug)]
 pub(crate) struct Component {
     /// Where its source is named, for errors that only loading it can find: `component.place.error("…")`.
     pub(crate) place: Place,
-    /// Prefix of public paths; unique among the components. Whole segments match; ends with `/` only if it is `/`.
-    pub(crate) route: Option<String>,
-    /// What its public paths are called in metrics and the log; others are called as the component.
-    pub(crate) handlers: Vec<(HandlerName, Pattern)>,
-    /// Everything it is run with. Its instances are unique within their namespace over all components; its directories
-    /// existed; whether its bytes are a component that links is for the runtime to find out.
+    /// Everything it is run with. Its route is unique among the components, its instances within their namespace; its
+    /// directories existed.
     pub(crate) spec: runtime::ComponentSpec,
+    /// Where its bytes came from.
+    pub(crate) source: Source,
+    /// Its bytes. Whether they are a component that links is for the runtime to find out.
+    pub(crate) code: runtime::Code,
+    /// How it is swapped.
+    pub(crate) swap: SwapPolicy,
+}
+
+/// How a component is swapped.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SwapPolicy {
+    /// Whether its file is watched.
+    pub(crate) watch: bool,
+    /// How long a new revision is watched, and the old one kept warm. Zero: not at all.
+    pub(crate) watch_for: Duration,
+    /// The share of failed requests above which a new revision is rolled back, if it is also worse than the old one.
+    pub(crate) rollback_threshold: f64,
+    /// How long requests may stay on a revision that was replaced.
+    pub(crate) drain_timeout: Duration,
+    /// How many requests are rehearsed before a revision is published.
+    pub(crate) rehearse: u32,
+    /// What a rehearsal must show.
+    pub(crate) promote: Promote,
+}
+
+/// Files are watched; 10 s, 5 %, 30 s; no rehearsal.
+impl Default for SwapPolicy {
+    fn default() -> Self {
+        SwapPolicy {
+            watch: true,
+            watch_for: Duration::from_secs(10),
+            rollback_threshold: 0.05,
+            drain_timeout: Duration::from_secs(30),
+            rehearse: 0,
+            promote: Promote::default(),
+        }
+    }
 }
 
 /// What [`load`] takes from the process besides the flags. Empty variables are as good as none.

@@ -4,21 +4,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use registry::{Name, Namespace};
-use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
+use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, PathPattern, SocketRule};
 use toml::Spanned;
 
 use super::error::Document;
-use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store};
+use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store, SwapPolicy};
 use super::{file, source};
 use crate::builtin;
 use crate::cli::{MOST_WORKERS, RunArgs};
 use crate::telemetry::LogFormat;
 use crate::token::Token;
-use crate::value::{HandlerName, Listen, Pattern, Period, Route, Size};
+use crate::value::{Listen, Period, Route, Size};
 
 type Result<T, E = ManifestError> = std::result::Result<T, E>;
 
@@ -30,6 +30,9 @@ const MOST_INSTANCES: usize = 1000;
 
 /// Most handlers that a component may name: each is several time series.
 const MOST_HANDLERS: usize = 64;
+
+/// Characters of a handler's name.
+const HANDLER_NAME: RangeInclusive<usize> = 1..=32;
 
 /// hyper can't read heads with a smaller buffer.
 const SMALLEST_HEAD: u64 = 8 << 10;
@@ -105,7 +108,7 @@ impl Resolver<'_> {
             None => self.builtin_components(keys.as_deref())?,
         };
         let join = typed.join.map(|join| self.join(join, &components)).transpose()?;
-        if components.iter().all(|component| component.route.is_none()) {
+        if components.iter().all(|component| component.spec.route.is_none()) {
             let example = &components[0].spec.name;
             self.notes.push(format!(
                 "no component has a route, so every public path answers 404; for example: \
@@ -252,7 +255,7 @@ impl Resolver<'_> {
     fn join(&self, typed: Spanned<file::Join>, components: &[Component]) -> Result<Join> {
         let place = self.document.place(Some(typed.span()));
         let typed = typed.into_inner();
-        let root = components.iter().find(|component| component.route.as_deref() == Some("/"));
+        let root = components.iter().find(|component| component.spec.route.as_deref() == Some("/"));
         let root = root.ok_or_else(|| {
             place.error(
                 "requests to join.advertise reach the component on \"/\", and there is none; \
@@ -373,7 +376,7 @@ impl Resolver<'_> {
         let own_name = name.parse::<Namespace>().map_err(|error| {
             place.error(format!("\"{}\" can't be a component's name: {error}", name.escape_debug()))
         })?;
-        let bytes =
+        let (source, code) =
             source::load(typed.source.get_ref(), &self.directory).map_err(|error| self.at(&typed.source, error))?;
         let handlers = match typed.handlers {
             Some(handlers) => self.handlers(handlers)?,
@@ -412,13 +415,24 @@ impl Resolver<'_> {
             table_elements: self.table_elements(typed.table_elements, default.table_elements)?,
             resources: count(typed.resources, default.resources),
         };
+        let default = SwapPolicy::default();
+        let swap = SwapPolicy {
+            watch: typed.watch.unwrap_or(default.watch),
+            watch_for: typed.watch_for.map_or(default.watch_for, |time| time.0),
+            rollback_threshold: typed.rollback_threshold.map_or(default.rollback_threshold, |share| share.0),
+            drain_timeout: typed.drain_timeout.map_or(default.drain_timeout, |time| time.0),
+            rehearse: typed.rehearse.unwrap_or(default.rehearse),
+            promote: typed.promote.map_or(default.promote, |promote| promote.0),
+        };
         Ok(Component {
             place: self.document.place(Some(typed.source.span())),
-            route: typed.route.map(|route| route.into_inner().0),
-            handlers,
+            source,
+            code,
+            swap,
             spec: ComponentSpec {
                 name,
-                bytes,
+                route: typed.route.map(|route| route.into_inner().0),
+                handlers,
                 namespace,
                 instances,
                 environment,
@@ -433,14 +447,23 @@ impl Resolver<'_> {
         })
     }
 
-    fn handlers(&self, typed: Spanned<BTreeMap<Spanned<String>, Pattern>>) -> Result<Vec<(HandlerName, Pattern)>> {
+    fn handlers(
+        &self,
+        typed: Spanned<BTreeMap<Spanned<String>, file::Parsed<PathPattern>>>,
+    ) -> Result<Vec<(String, PathPattern)>> {
         let count = typed.get_ref().len();
         if count > MOST_HANDLERS {
             return Err(self.at(&typed, format!("{count} handlers are too many: at most {MOST_HANDLERS}")));
         }
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         let named = typed.into_inner().into_iter().map(|(name, pattern)| {
-            let parsed = name.get_ref().parse().map_err(|error| self.at(&name, error))?;
-            Ok((parsed, pattern))
+            let text = name.get_ref();
+            if !HANDLER_NAME.contains(&text.len()) || !text.bytes().all(allowed) {
+                let message =
+                    format!("\"{}\" can't be a label: write 1 to 32 characters of a-z, 0-9 and _", text.escape_debug());
+                return Err(self.at(&name, message));
+            }
+            Ok((name.into_inner(), pattern.0))
         });
         named.collect()
     }

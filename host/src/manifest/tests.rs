@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use runtime::Buckets;
+use runtime::{Buckets, Code};
 
 use super::*;
 use crate::cli::RunArgs;
@@ -57,7 +57,7 @@ fn without_a_manifest_the_built_in_assembly_runs() {
         .iter()
         .map(|component| {
             let instances: Vec<_> = component.spec.instances.iter().map(|name| name.as_str()).collect();
-            (component.spec.namespace.as_str(), component.route.as_deref(), instances.join(" "))
+            (component.spec.namespace.as_str(), component.spec.route.as_deref(), instances.join(" "))
         })
         .collect();
     assert_eq!(
@@ -138,6 +138,12 @@ fn everything_can_be_said() {
         table-elements = 12
         resources = 13
         health-check = { path = "/ok", interval = "1s", timeout = "500ms", unhealthy-after = 1, healthy-after = 4 }
+        watch = false
+        watch-for = "0s"
+        rollback-threshold = "1%"
+        drain-timeout = "7s"
+        rehearse = 100
+        promote = "identical"
     "#;
     let manifest = load_from(folder.path(), text, RunArgs::default(), &Environment::default())
         .unwrap_or_else(|error| panic!("{error}"));
@@ -150,8 +156,8 @@ fn everything_can_be_said() {
     assert_eq!(environment_of(&manifest, "own"), [("MODE", "test"), ("STORAGE_NAME", "{instance}")]);
 
     let own = &manifest.components[1];
-    assert_eq!(own.route.as_deref(), Some("/"));
-    assert_eq!(own.spec.bytes, COMPONENT);
+    assert_eq!(own.spec.route.as_deref(), Some("/"));
+    assert_eq!(own.code, Code::new(COMPONENT));
     assert_eq!(own.spec.config, [("colour".to_owned(), "green".to_owned())]);
     let directories: Vec<_> = own.spec.directories.iter().map(|found| (found.guest.as_str(), found.writable)).collect();
     assert_eq!(directories, [("/data", false), ("/state", true)]);
@@ -164,6 +170,16 @@ fn everything_can_be_said() {
     assert_eq!((limits.memory, limits.table_elements, limits.resources), (64 << 20, 12, 13));
     let health = &own.spec.health;
     assert_eq!((health.path.as_deref(), health.unhealthy_after, health.healthy_after), (Some("/ok"), 1, 4));
+
+    let swap = SwapPolicy {
+        watch: false,
+        watch_for: Duration::ZERO,
+        rollback_threshold: 0.01,
+        drain_timeout: seconds(7),
+        rehearse: 100,
+        promote: Promote::Identical,
+    };
+    assert_eq!((&own.swap, &manifest.components[0].swap), (&swap, &SwapPolicy::default()));
 
     let join = manifest.join.expect("it is there");
     assert_eq!(join.instances.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["storage-1", "storage-2"]);

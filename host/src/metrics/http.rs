@@ -1,25 +1,26 @@
 //! Requests at the public address, counted where they are served.
 //!
-//! Recording takes no lock and allocates nothing: a request's handler is found with its route, each worker has counters of
-//! its own, and labels are only written when somebody asks. Counters are made when the first request of a handler and
+//! Recording takes no lock and allocates nothing: a request's handler is looked up by the name that came with its route, each
+//! worker has counters of its own, and labels are only written when somebody asks. Counters are made when the first request of a handler and
 //! method comes to a worker, and kept for ever.
 //!
 //! Bounded by the number of handlers (`HANDLERS`, and each component's in the manifest), ten methods, and the statuses
 //! of each (`STATUSES`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::Method;
 
 use super::exposition::Encoder;
 use super::histogram::{Histogram, Scale, Sum};
 
 /// Handlers that have a name of their own in the metrics; any more are counted as [`OTHER`].
-const HANDLERS: usize = 4096;
+const HANDLERS: usize = 1024;
 
 /// Statuses that each handler, method and worker counts one by one; any more are counted as [`OTHER`]. There are sixty
 /// that mean something; a component may send others.
@@ -57,7 +58,8 @@ static DURATIONS: Scale = Scale {
 
 /// All requests.
 pub(super) struct Http {
-    handlers: Mutex<BTreeMap<String, Arc<Handler>>>,
+    /// Replaced as a whole when there is a new one.
+    handlers: ArcSwap<HashMap<String, Arc<Handler>>>,
     /// By worker.
     in_flight: Arc<[Apart<AtomicI64>]>,
 }
@@ -100,15 +102,25 @@ pub(crate) struct InFlight {
 
 impl Http {
     pub(super) fn new(workers: usize) -> Self {
-        Self { handlers: Mutex::default(), in_flight: (0..workers).map(|_| Apart::default()).collect() }
+        Self { handlers: ArcSwap::default(), in_flight: (0..workers).map(|_| Apart::default()).collect() }
     }
 
     /// The handler of that name, always the same.
     pub(super) fn handler(&self, name: &str) -> Arc<Handler> {
-        let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = if handlers.len() < HANDLERS || handlers.contains_key(name) { name } else { OTHER };
-        let new = || Arc::new(Handler::new(name, self.in_flight.len()));
-        handlers.entry(name.to_owned()).or_insert_with(new).clone()
+        if let Some(handler) = self.handlers.load().get(name) {
+            return handler.clone();
+        }
+        let new = Arc::new(Handler::new(name, self.in_flight.len()));
+        self.handlers.rcu(|handlers| {
+            let mut handlers = HashMap::clone(handlers);
+            if handlers.len() < HANDLERS || name == OTHER {
+                handlers.entry(name.to_owned()).or_insert_with(|| new.clone());
+            }
+            handlers
+        });
+        let handlers = self.handlers.load();
+        // Another thread may have been faster, or there are too many.
+        handlers.get(name).cloned().unwrap_or_else(|| self.handler(OTHER))
     }
 
     pub(super) fn in_flight(&self, worker: usize) -> InFlight {
@@ -117,7 +129,9 @@ impl Http {
     }
 
     pub(super) fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
-        let handlers: Vec<_> = self.handlers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let handlers = self.handlers.load_full();
+        let mut handlers: Vec<_> = handlers.values().collect();
+        handlers.sort_by_key(|handler| &handler.name);
         let mut requests = encoder.counter("http_requests", "Requests at the public address that have ended")?;
         for handler in &handlers {
             for method in handler.methods() {
@@ -143,7 +157,7 @@ impl Http {
 }
 
 impl Handler {
-    pub(crate) fn new(name: &str, workers: usize) -> Self {
+    fn new(name: &str, workers: usize) -> Self {
         Self { name: name.to_owned(), shards: (0..workers).map(|_| Apart::default()).collect() }
     }
 
@@ -293,7 +307,9 @@ mod tests {
         for number in 0..2 * HANDLERS {
             http.handler(&number.to_string());
         }
+        assert_eq!(http.handlers.load().len(), HANDLERS + 1);
         assert_eq!(http.handler("too many").name(), OTHER);
+        assert!(Arc::ptr_eq(&http.handler("too many"), &http.handler("more")));
         assert_eq!(http.handler("data").name(), "data");
     }
 

@@ -22,9 +22,13 @@ use std::sync::Arc;
 use ::http::HeaderMap;
 use ::store::{DurableStore, Store};
 use bytes::Bytes;
-use registry::{Namespace, Registry};
+use registry::Registry;
+use runtime::{ComponentStats, Runtime};
 use tokio::sync::Semaphore;
 
+use crate::swap::Swapper;
+#[cfg(test)]
+use crate::swap::testing;
 use crate::telemetry::Dropped;
 use exposition::Encoder;
 use http::Http;
@@ -52,8 +56,10 @@ struct Inner {
 pub(crate) struct Sources {
     /// The instances.
     pub(crate) registry: Registry,
-    /// The namespaces of this host's components.
-    pub(crate) namespaces: Vec<Namespace>,
+    /// The components.
+    pub(crate) runtime: Arc<Runtime>,
+    /// Who replaces them.
+    pub(crate) swapper: Swapper,
     /// Where values are kept.
     pub(crate) store: Arc<dyn Store>,
     /// The same, if it is on this host's disk.
@@ -70,7 +76,7 @@ impl Metrics {
         Self(Arc::new(Inner { http: Http::new(workers), sources, turn: Semaphore::new(1) }))
     }
 
-    /// The handler of that name. Asked for once when routes are made, not on a request's path.
+    /// The handler of that name. Cheap, but for the first time.
     pub(crate) fn handler(&self, name: &str) -> Arc<Handler> {
         self.0.http.handler(name)
     }
@@ -109,7 +115,8 @@ impl Metrics {
     pub(crate) fn of(registry: &Registry) -> Self {
         let sources = Sources {
             registry: registry.clone(),
-            namespaces: vec!["storage".parse().expect("a namespace")],
+            runtime: testing::runtime(),
+            swapper: testing::swapper(Vec::new()).0,
             store: Arc::new(::store::MemoryStore::default()),
             durable: None,
             commits: Arc::default(),
@@ -121,36 +128,104 @@ impl Metrics {
 
 impl Sources {
     fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
-        let mut instances = encoder.gauge("instances", "Instances that are registered, by namespace and state")?;
-        for (namespace, available, total) in self.instances() {
-            for (state, count) in [("available", available), ("unavailable", total - available)] {
-                instances.sample(&[("namespace", &namespace), ("state", state)], count as u64)?;
-            }
+        self.instances(encoder)?;
+        self.guests(encoder)?;
+        let mut swaps = encoder.counter("swaps", "Swaps of components, by what became of them")?;
+        for (component, result, count) in self.swapper.counts() {
+            swaps.sample(&[("component", &component), ("result", result)], count)?;
         }
         encoder.gauge("store_keys", "Keys in the store")?.sample(&[], self.store.stats().keys)?;
         if let Some(bytes) = self.durable.as_ref().and_then(|store| store.log_bytes()) {
             encoder.gauge("store_log_bytes", "Bytes of the store's log on disk")?.sample(&[], bytes)?;
             self.commits.encode(encoder)?;
         }
-        let mut dropped = encoder.counter("log_lines_dropped", "Lines of the host's log that nobody took in time")?;
-        dropped.sample(&[], self.dropped.get())
+        let help = "Lines of the host's log that were dropped because nobody took them in time";
+        encoder.counter("log_lines_dropped", help)?.sample(&[], self.dropped.get())
     }
 
-    /// How many instances each namespace has: available, and in all.
-    fn instances(&self) -> Vec<(String, usize, usize)> {
-        let snapshot = self.registry.snapshot();
-        let own = |name: &str| self.namespaces.iter().any(|own| own.as_str() == name);
-        let (mut all, others): (Vec<_>, Vec<_>) =
-            snapshot.namespaces().partition(|group| own(group.namespace().as_str()));
-        all.extend(others);
-        let named = all.len().min(NAMESPACES);
-        let line = |group: &&Arc<registry::Group>| (group.namespace().to_string(), group.available(), group.total());
-        let mut lines: Vec<_> = all[..named].iter().map(line).collect();
-        if named < all.len() {
-            let rest = &all[named..];
-            let sum = |count: fn(&registry::Group) -> usize| rest.iter().map(|group| count(group)).sum();
-            lines.push(("other".to_owned(), sum(registry::Group::available), sum(registry::Group::total)));
+    fn instances(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let namespaces = self.namespaces();
+        let mut instances = encoder.gauge("instances", "Instances that are registered")?;
+        for Namespace { name, available, total, .. } in &namespaces {
+            for (state, count) in [("available", *available), ("unavailable", total - available)] {
+                instances.sample(&[("namespace", name), ("state", state)], count as u64)?;
+            }
         }
-        lines
+        let mut retries = encoder.counter("retries", "Requests that were sent to another instance")?;
+        for Namespace { name, retries: count, .. } in &namespaces {
+            retries.sample(&[("namespace", name)], *count)?;
+        }
+        Ok(())
+    }
+
+    /// What is shown of each namespace, at most [`NAMESPACES`] by their names.
+    fn namespaces(&self) -> Vec<Namespace> {
+        let snapshot = self.registry.snapshot();
+        let revisions = self.runtime.revisions();
+        let own = |name: &str| revisions.iter().any(|revision| revision.spec().namespace.as_str() == name);
+        let (mut groups, others): (Vec<_>, Vec<_>) =
+            snapshot.namespaces().partition(|group| own(group.namespace().as_str()));
+        groups.extend(others);
+        let named = groups.len().min(NAMESPACES);
+        let mut namespaces: Vec<_> =
+            groups[..named].iter().map(|group| Namespace::new(group.namespace().as_str()).with(group)).collect();
+        if named < groups.len() {
+            let rest = groups[named..].iter();
+            namespaces.push(rest.fold(Namespace::new("other"), |sum, group| sum.with(group)));
+        }
+        namespaces
+    }
+
+    fn guests(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let stats = self.runtime.stats();
+        let mut guests = encoder.gauge("guests", "Guests that are alive, of all revisions")?;
+        for ComponentStats { component, guests: census, .. } in &stats {
+            for (state, count) in [("busy", census.busy), ("idle", census.idle)] {
+                guests.sample(&[("component", component), ("state", state)], count as u64)?;
+            }
+        }
+        let mut waiting = encoder.gauge("requests_waiting", "Requests that wait for a guest")?;
+        for ComponentStats { component, guests, .. } in &stats {
+            waiting.sample(&[("component", component)], guests.waiting as u64)?;
+        }
+        let starts: u64 = stats.iter().map(|component| component.starts).sum();
+        encoder.counter("guest_starts", "Guests that were started")?.sample(&[], starts)?;
+        let help = "Guests that failed, and requests that passed their deadline on one";
+        let mut failures = encoder.counter("guest_failures", help)?;
+        for ComponentStats { component, failures: counts, .. } in &stats {
+            for (reason, count) in counts {
+                failures.sample(&[("component", component), ("reason", reason)], *count)?;
+            }
+        }
+        let mut shed = encoder.counter("requests_shed", "Requests that found no guest in time")?;
+        for ComponentStats { component, shed: counts, .. } in &stats {
+            for (reason, count) in counts {
+                shed.sample(&[("component", component), ("reason", reason)], *count)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is shown of a namespace, or of several together.
+struct Namespace {
+    name: String,
+    available: usize,
+    total: usize,
+    retries: u64,
+}
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), available: 0, total: 0, retries: 0 }
+    }
+
+    fn with(self, group: &registry::Group) -> Self {
+        Self {
+            name: self.name,
+            available: self.available + group.available(),
+            total: self.total + group.total(),
+            retries: self.retries + group.retries(),
+        }
     }
 }

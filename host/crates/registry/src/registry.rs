@@ -70,7 +70,7 @@ pub enum RegisterError {
         /// The most there can be.
         limit: usize,
     },
-    /// The name belongs to an instance of the other kind, or to another one in process.
+    /// The name belongs to an instance of the other kind.
     #[error(
         "an instance `{name}` in namespace `{namespace}` exists already and can't be replaced: choose another name"
     )]
@@ -169,24 +169,47 @@ impl Registry {
         self.publish(&records);
     }
 
-    /// Adds an instance that this process serves. It is available at once, has no lease, lives by its health checks and
-    /// is never removed.
+    /// Replaces instances that this process serves, in one step: those of `new` are available at once, whatever was known
+    /// of instances of their names; those of `gone` that are not in `new` are removed. Runs `prepare` when nothing can
+    /// fail any more and nobody has seen the change.
     ///
     /// # Errors
-    /// [`RegisterError::Full`], or [`RegisterError::NameTaken`] whoever has the name.
-    pub fn add_in_process(
+    /// [`RegisterError::Full`], or [`RegisterError::NameTaken`] by a remote instance. Then nothing has changed.
+    pub fn replace_in_process(
         &self,
-        namespace: &Namespace,
-        name: &Name,
-        policy: HealthPolicy,
+        gone: &[(Namespace, Name)],
+        new: &[(Namespace, Name, HealthPolicy)],
         now: Instant,
+        prepare: impl FnOnce(),
     ) -> Result<(), RegisterError> {
         let mut records = self.lock();
-        if records.get_mut(namespace, name).is_some() {
-            return Err(RegisterError::NameTaken { namespace: namespace.clone(), name: name.clone() });
+        let mut added = 0;
+        for (namespace, name, _) in new {
+            match records.get_mut(namespace, name) {
+                Some(Record { lease: Some(_), .. }) => {
+                    return Err(RegisterError::NameTaken { namespace: namespace.clone(), name: name.clone() });
+                }
+                Some(_) => {}
+                None => added += 1,
+            }
         }
-        self.check_room(&records)?;
-        records.add(namespace, name, Location::InProcess, policy, None, now);
+        let limit = self.0.config.max_instances;
+        if added > 0 && records.instances + added > limit {
+            return Err(RegisterError::Full { limit });
+        }
+        prepare();
+        for (namespace, name) in gone {
+            if matches!(records.get_mut(namespace, name), Some(Record { lease: None, .. })) {
+                records.remove(namespace, name);
+            }
+        }
+        for (namespace, name, policy) in new {
+            records.remove(namespace, name);
+            records.add(namespace, name, Location::InProcess, *policy, None, now);
+        }
+        for (namespace, _) in gone {
+            records.drop_if_empty(namespace);
+        }
         self.publish(&records);
         Ok(())
     }

@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     Exit,
     /// It was thrown away because of another request that it never let go of.
     Stuck,
+    /// Its revision was replaced, and the request was not done when its drain timeout had passed.
+    Replaced,
     /// It answered with an error instead of a response.
     Error,
 }
@@ -43,6 +45,7 @@ impl Failure {
             Self::Trap => "trap",
             Self::Exit => "exit",
             Self::Stuck => "stuck",
+            Self::Replaced => "replaced",
             Self::Error => "error",
         }
     }

@@ -14,11 +14,11 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use problem::{Code, Problem};
-use registry::{Group, Location, Member};
+use registry::{Location, Member, Name};
 
 use crate::body::{self, Body, Lent};
 use crate::call::Failure;
-use crate::pool::CallError;
+use crate::pool::{CallError, Pool};
 use crate::remote::SendError;
 use crate::worker::{View, Worker};
 
@@ -43,6 +43,13 @@ pub enum Target {
         /// Its name.
         name: Arc<str>,
     },
+}
+
+impl Target {
+    fn namespace(&self) -> &str {
+        let (Self::Namespace(namespace) | Self::Instance { namespace, .. }) = self;
+        namespace
+    }
 }
 
 /// A request's place in a chain of components.
@@ -78,52 +85,91 @@ impl Worker {
         }
         let now = Instant::now();
         let registry = self.registry();
-        let view = self.view();
-        let (group, member) = choose(&view, target)?;
-        let only = matches!(target, Target::Instance { .. }) || group.available() < 2;
-        if only {
-            return self.attempt(&view, member, request, hop, now).await.map_err(|failed| failed.problem);
+        let (first, others) = self.choose(target)?;
+        if !others {
+            return self.attempt(&first, request, hop, now).await.map_err(|failed| failed.problem);
         }
 
         registry.retry_budget().request(now);
         let (mut spare, request) = Spare::keep(request);
-        let mut failed = match self.attempt(&view, member, request, hop, now).await {
+        let mut failed = match self.attempt(&first, request, hop, now).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
-        let mut tried = vec![member.clone()];
+        let mut tried = vec![first.name().clone()];
         loop {
             let again = failed.unsent.map(|unsent| spare.keep_again(*unsent)).or_else(|| spare.idempotent());
             let (Some(again), true) = (again, failed.retry) else { return Err(failed.problem) };
-            let Some(next) = group.pick_untried(&tried) else { return Err(failed.problem) };
+            let Some(next) = self.choose_untried(target, &tried) else { return Err(failed.problem) };
             if !registry.retry_budget().try_retry(Instant::now()) {
                 return Err(failed.problem);
             }
+            if let Some(group) = self.view().snapshot.namespace(target.namespace()) {
+                group.count_retry();
+            }
             tracing::debug!(
-                namespace = next.namespace().as_str(),
+                namespace = target.namespace(),
                 instance = next.name().as_str(),
                 "a request is tried again: {}",
                 failed.problem.detail
             );
-            tried.push(next.clone());
-            failed = match self.attempt(&view, next, again, hop, now).await {
+            tried.push(next.name().clone());
+            failed = match self.attempt(&next, again, hop, now).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
         }
     }
 
+    /// Who gets a request that goes to `target`, and whether there are others who could.
+    fn choose(&self, target: &Target) -> Result<(Chosen, bool), Problem> {
+        let view = self.view();
+        let namespace = target.namespace();
+        let group = view
+            .snapshot
+            .namespace(namespace)
+            .ok_or_else(|| Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}")))?;
+        let (member, others) = match target {
+            Target::Namespace(_) => (group.pick(), group.available() > 1),
+            Target::Instance { name, .. } => (group.find(name), false),
+        };
+        let chosen = member.and_then(|member| self.chosen(&view, member)).ok_or_else(|| {
+            let detail = format!("no instance of {namespace:?} is available");
+            Problem::new(Code::NoInstanceAvailable, detail).retry_after(RETRY_AFTER_SECONDS)
+        })?;
+        Ok((chosen, others))
+    }
+
+    /// Another one who could, if there is one left. What was published meanwhile counts.
+    fn choose_untried(&self, target: &Target, tried: &[Name]) -> Option<Chosen> {
+        let view = self.view();
+        let member = view.snapshot.namespace(target.namespace())?.pick_untried(tried)?;
+        self.chosen(&view, member)
+    }
+
+    fn chosen(&self, view: &View, member: &Arc<Member>) -> Option<Chosen> {
+        match member.location() {
+            Location::InProcess => Some(Chosen::Here(view.instance(member)?.pool(self.id()).clone())),
+            Location::Remote(_) => Some(Chosen::There(member.clone())),
+        }
+    }
+
     async fn attempt(
         &self,
-        view: &View,
-        member: &Arc<Member>,
+        chosen: &Chosen,
         request: Request<Body>,
         hop: Hop,
         begun: Instant,
     ) -> Result<Response<Body>, Failed> {
-        match member.location() {
-            Location::InProcess => self.run_here(view, member, request, hop, begun).await,
-            Location::Remote(address) => {
+        match chosen {
+            Chosen::Here(pool) => {
+                let deadline = begun + pool.template().limits().request_timeout;
+                let mut answer = pool.call(request, hop.depth, deadline).await.map_err(call_failed)?;
+                answer.headers_mut().entry(SERVED_BY).or_insert_with(|| pool.template().served_by.clone());
+                Ok(answer)
+            }
+            Chosen::There(member) => {
+                let Location::Remote(address) = member.location() else { unreachable!("it is elsewhere") };
                 let deadline = begun + REMOTE_TIMEOUT;
                 let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
                 let mut answer = sent.await.map_err(|error| remote_failed(member, error))?;
@@ -136,52 +182,24 @@ impl Worker {
             }
         }
     }
-
-    async fn run_here(
-        &self,
-        view: &View,
-        member: &Arc<Member>,
-        request: Request<Body>,
-        hop: Hop,
-        begun: Instant,
-    ) -> Result<Response<Body>, Failed> {
-        let Some(instance) = view.instance(member) else {
-            // It was unloaded since it was picked.
-            let problem = Problem::new(Code::NoInstanceAvailable, "the instance was just removed");
-            return Err(Failed {
-                problem: problem.retry_after(RETRY_AFTER_SECONDS),
-                unsent: Some(Box::new(request)),
-                retry: true,
-            });
-        };
-        let pool = instance.pool(self.id());
-        let deadline = begun + pool.template().limits().request_timeout;
-        match pool.call(request, hop.depth, deadline).await {
-            Ok(mut answer) => {
-                answer.headers_mut().entry(SERVED_BY).or_insert_with(|| instance.served_by().clone());
-                Ok(answer)
-            }
-            Err(error) => Err(call_failed(error)),
-        }
-    }
 }
 
-/// Who gets a request that goes to `target`.
-fn choose<'a>(view: &'a View, target: &Target) -> Result<(&'a Group, &'a Arc<Member>), Problem> {
-    let (Target::Namespace(namespace) | Target::Instance { namespace, .. }) = target;
-    let group = view
-        .snapshot
-        .namespace(namespace)
-        .ok_or_else(|| Problem::new(Code::UnknownNamespace, format!("there is no namespace {namespace:?}")))?;
-    let member = match target {
-        Target::Namespace(_) => group.pick(),
-        Target::Instance { name, .. } => group.find(name),
-    };
-    let member = member.ok_or_else(|| {
-        let detail = format!("no instance of {namespace:?} is available");
-        Problem::new(Code::NoInstanceAvailable, detail).retry_after(RETRY_AFTER_SECONDS)
-    })?;
-    Ok((group, member))
+/// Who gets a request. Not the view that it was found in: that would keep every revision which is replaced meanwhile.
+enum Chosen {
+    /// A pool of this worker. As a request is queued there before anything waits, a pool that is retired on this thread
+    /// gets no more.
+    Here(Arc<Pool>),
+    /// An instance elsewhere.
+    There(Arc<Member>),
+}
+
+impl Chosen {
+    fn name(&self) -> &Name {
+        match self {
+            Self::Here(pool) => &pool.template().name,
+            Self::There(member) => member.name(),
+        }
+    }
 }
 
 /// What in-process failures mean to the client.
@@ -200,10 +218,14 @@ fn call_failed(error: CallError) -> Failed {
             let problem = Problem::new(Code::DeadlineExceeded, "the component didn't answer in time");
             failed(problem, None, false)
         }
+        CallError::Failed(Failure::Replaced) => {
+            let detail = "the component was replaced, and the request took longer than the old one had left";
+            failed(Problem::new(Code::DeadlineExceeded, detail), None, true)
+        }
         CallError::Failed(failure) => {
             let detail = match failure {
                 Failure::Error => "the component answered with an error",
-                Failure::Start | Failure::Trap | Failure::Exit | Failure::Stuck => "the component failed",
+                _ => "the component failed",
             };
             failed(Problem::new(Code::ComponentFailed, detail), None, true)
         }

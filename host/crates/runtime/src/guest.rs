@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::HeaderValue;
 use tokio::time::Sleep;
@@ -24,8 +25,9 @@ use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 
 use crate::call::{Call, Failure};
+use crate::counters::Fault;
 use crate::doorbell::Doorbell;
-use crate::pool::{Job, Pool};
+use crate::pool::{Job, Next, Pool};
 use crate::state::GuestState;
 
 /// How long a condemned guest may keep its event loop from running before those who wait for it lose it.
@@ -37,6 +39,8 @@ pub(crate) struct Guest {
     bell: Doorbell,
     /// No more calls are taken; ends as soon as nobody waits.
     condemned: AtomicBool,
+    /// Ends at once, whoever waits.
+    cut: AtomicBool,
     /// Whether it is in the pool's list of guests with room. Written under the pool's lock.
     pub(crate) parked: AtomicBool,
     serving: Mutex<Serving>,
@@ -81,6 +85,7 @@ impl Guest {
         Arc::new(Self {
             bell: Doorbell::default(),
             condemned: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             serving: Mutex::new(serving),
         })
@@ -129,6 +134,14 @@ impl Guest {
     pub(crate) fn condemn(&self) {
         self.condemned.store(true, Relaxed);
         self.look();
+    }
+
+    /// Ends the guest under those who wait. Returns how many these are.
+    pub(crate) fn cut(&self) -> usize {
+        let waiting = self.waiting();
+        self.cut.store(true, Relaxed);
+        self.condemn();
+        waiting
     }
 
     /// Condemns the guest if nobody has waited for it for too long: `idle` if it has nothing to do, `busy` if it still
@@ -181,15 +194,30 @@ enum End {
     Abandoned,
     /// It kept its event loop from running after a caller gave up.
     Stuck,
+    /// Its revision was replaced, and its time is over.
+    Cut,
     /// It trapped, or the runtime failed under it.
     Failed(wasmtime::Error),
 }
 
-/// The life of a guest: starts it, lets it serve, and tells its pool and its callers when it is gone.
-pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>) {
-    let (mut store, proxy) = match pool.template().instantiate(&guest).await {
-        Ok(started) => started,
-        Err(error) => return pool.start_failed(&guest, error),
+/// The life of a guest: starts it, lets it serve, and tells its pool and its callers when it is gone. `report` is told how
+/// it started, instead of a request that waits for it.
+pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<oneshot::Sender<wasmtime::Result<()>>>) {
+    let started = pool.template().instantiate(&guest).await;
+    let (mut store, proxy) = match (started, report) {
+        (Ok(started), None) => started,
+        (Ok(started), Some(report)) => {
+            // Whoever asked for it may be gone.
+            let _ = report.send(Ok(()));
+            started
+        }
+        (Err(error), None) => return pool.start_failed(&guest, error),
+        (Err(error), Some(report)) => {
+            pool.template().count_fault(Fault::Start);
+            pool.ended(&guest);
+            let _ = report.send(Err(error));
+            return;
+        }
     };
     let end = serve(&mut store, &proxy, &guest, &pool).await;
     let failure = match end {
@@ -203,6 +231,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>) {
             );
             Some(Failure::Stuck)
         }
+        End::Cut => Some(Failure::Replaced),
         End::Failed(error) => {
             let failure = if error.is::<wasmtime_wasi::I32Exit>() { Failure::Exit } else { Failure::Trap };
             tracing::error!(
@@ -216,6 +245,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>) {
         }
     };
     if let Some(failure) = failure {
+        pool.template().count_fault(failure.into());
         for call in &guest.serving().calls {
             call.failed(failure);
         }
@@ -271,8 +301,13 @@ async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>,
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         loop {
-            if guest.is_condemned() && guest.waiting() == 0 {
-                return Poll::Ready(End::Abandoned);
+            if guest.is_condemned() {
+                if guest.waiting() == 0 {
+                    return Poll::Ready(End::Abandoned);
+                }
+                if guest.cut.load(Relaxed) {
+                    return Poll::Ready(End::Cut);
+                }
             }
             progress.ran.store(false, Relaxed);
             if guest.bell.enter(cx.waker()) {
@@ -332,7 +367,16 @@ fn rest(guest: &Arc<Guest>, pool: &Arc<Pool>, progress: &Progress) -> Rest {
     };
     drop(serving);
     if room {
-        return if pool.park(guest) { Rest::Wait } else { Rest::Take };
+        return match pool.park(guest) {
+            Next::Wait => Rest::Wait,
+            Next::Take => Rest::Take,
+            Next::End if !busy && waiting == 0 => Rest::End,
+            Next::End => {
+                // Whoever has the last answer is to wake it.
+                guest.serving().then = Then::Wake;
+                Rest::Wait
+            }
+        };
     }
     pool.unpark(guest);
     if !progress.ready.load(Relaxed) {

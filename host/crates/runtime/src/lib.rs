@@ -1,7 +1,8 @@
 //! Loads WebAssembly HTTP components and runs requests on them. The only place with wasmtime.
 //!
 //! From the outside in:
-//! - [`Runtime`]: the engine, the [`Worker`]s and what they serve; [`ComponentSpec`] is what it loads.
+//! - [`Runtime`]: the engine, the [`Worker`]s and what they serve; [`Code`] and [`ComponentSpec`] are what it loads.
+//! - [`Revision`]: a component and its configuration, ready to be served, being served, or being retired.
 //! - [`Worker::dispatch`]: brings a request to an instance, in process or remote, and tries again where that is safe.
 //! - pools: the guests of one instance on one worker, and the queue for them.
 //! - guests: one instantiation each, driven by a task of its own.
@@ -11,6 +12,8 @@ mod body;
 mod call;
 mod capabilities;
 mod check;
+mod compiler;
+mod counters;
 mod dispatch;
 mod doorbell;
 mod engine;
@@ -20,6 +23,8 @@ mod limiter;
 mod outbound;
 mod pool;
 mod remote;
+mod revision;
+mod router;
 mod runtime;
 mod spec;
 mod state;
@@ -29,9 +34,14 @@ mod worker;
 pub use body::{Body, BodyError, empty, full};
 pub use capabilities::store_error_code;
 pub use check::{Import, LoadError, Missing, Report, World};
+pub use compiler::Compiler;
+pub use counters::{Census, ComponentStats};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
 pub use outbound::{OutboundPolicy, OutboundRuleError};
+pub use pool::Outcomes;
 pub use remote::{HOPS, remove_hop_by_hop};
-pub use runtime::{Compiler, Config, Runtime, StartError};
-pub use spec::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, SocketRule};
-pub use worker::Worker;
+pub use revision::Revision;
+pub use router::{PathPattern, Routed};
+pub use runtime::{Change, Config, PrepareError, Runtime, StartError};
+pub use spec::{Buckets, Code, ComponentSpec, Digest, Directory, HealthCheck, Limits, NotADigest, Promote, SocketRule};
+pub use worker::{View, Worker};

@@ -1,6 +1,7 @@
 //! A pool: the guests of one instance on one worker, and the queue of requests for them.
 //!
-//! Lives as long as its revision. What bounds it: at most `max_guests` guests; at most `queue` requests wait
+//! Lives as long as its revision, or the last request that it serves. When it is retired its guests end as soon as they
+//! have nothing to do; what still comes to it is served. What bounds it: at most `max_guests` guests; at most `queue` requests wait
 //! although every guest is busy, counted over all pools of the component, each for at most `queue_timeout`; then they
 //! are shed.
 //!
@@ -8,8 +9,9 @@
 //! so that under little load few guests stay warm and the others idle until they end.
 
 use std::collections::VecDeque;
+use std::ops::{Add, Sub};
 use std::pin::pin;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::body::{Body, End, Ending, Watched};
 use crate::call::{Call, Failure};
+use crate::counters::{Census, Fault, Shed};
 use crate::guest::{self, Guest};
 use crate::template::Template;
 
@@ -38,14 +41,56 @@ pub(crate) struct Pool {
     /// Of the worker that runs the guests.
     runtime: Handle,
     state: Mutex<State>,
+    /// Calls that were answered or have failed, and how many of them failed. Only its worker writes them.
+    calls: AtomicU64,
+    failures: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
+    retired: bool,
     queue: VecDeque<Job>,
     guests: Vec<Arc<Guest>>,
     /// Guests with room, the one that worked last at the end.
     parked: Vec<Arc<Guest>>,
+}
+
+/// What became of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Those that were answered, whatever with, or have failed. Not those that were shed, or given up by the client.
+    pub calls: u64,
+    /// Those of them that failed: the guest trapped, passed the deadline or broke off, or the answer was a 5xx.
+    pub failures: u64,
+}
+
+impl Add for Outcomes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { calls: self.calls + other.calls, failures: self.failures + other.failures }
+    }
+}
+
+/// What has happened since `other`, an earlier count of the same.
+impl Sub for Outcomes {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        let Self { calls, failures } = other;
+        Self { calls: self.calls.saturating_sub(calls), failures: self.failures.saturating_sub(failures) }
+    }
+}
+
+/// What a guest with room does next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Waits: it is listed, and will be woken.
+    Wait,
+    /// Takes the request that is waiting.
+    Take,
+    /// Ends when it has nothing to do any more: the pool is retired.
+    End,
 }
 
 /// Why a call has no answer.
@@ -63,7 +108,21 @@ pub(crate) enum CallError {
 
 impl Pool {
     pub(crate) fn new(template: Template, runtime: Handle) -> Arc<Self> {
-        Arc::new(Self { template, runtime, state: Mutex::default() })
+        let (calls, failures) = Default::default();
+        Arc::new(Self { template, runtime, state: Mutex::default(), calls, failures })
+    }
+
+    /// What became of its calls.
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        Outcomes { failures: self.failures.load(Relaxed), calls: self.calls.load(Relaxed) }
+    }
+
+    fn count_call(&self) {
+        self.calls.fetch_add(1, Relaxed);
+    }
+
+    fn count_failure(&self) {
+        self.failures.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn template(&self) -> &Template {
@@ -85,6 +144,7 @@ impl Pool {
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
         if let Err(request) = self.submit(Job { request, reply, call: call.clone(), waits: false }) {
+            self.template.count_shed(Shed::QueueFull);
             return Err(CallError::Shed(request));
         }
         let mut caller = Caller { pool: self, call: Some(call) };
@@ -98,10 +158,14 @@ impl Pool {
                 answer = &mut answer => break answer,
                 () = &mut timer => {
                     if let Some(request) = caller.withdraw() {
+                        self.template.count_shed(Shed::Timeout);
                         return Err(CallError::Shed(request));
                     }
                     let now = Instant::now();
                     if deadline <= now {
+                        self.count_call();
+                        self.count_failure();
+                        self.template.count_fault(Fault::Deadline);
                         return Err(CallError::Deadline);
                     }
                     timer.as_mut().reset(deadline.into());
@@ -113,11 +177,76 @@ impl Pool {
                 // Nobody reads the body of an answer that has none by definition.
                 let bodiless = head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
                 let length = if bodiless { Some(0) } else { content_length(response.headers()) };
+                self.count_call();
+                if response.status().is_server_error() {
+                    self.count_failure();
+                }
                 Ok(response.map(|body| Watched::wrap(body, length, caller.into_reader())))
             }
-            Ok(Err(error)) => Err(caller.failed(self, error)),
-            Err(oneshot::Canceled) => Err(CallError::Failed(caller.failure())),
+            Ok(Err(error)) => Err(self.count(caller.failed(self, error))),
+            Err(oneshot::Canceled) => Err(self.count(CallError::Failed(caller.failure()))),
         }
+    }
+
+    /// Counts a call that has no answer, unless that isn't the component's fault.
+    fn count(&self, error: CallError) -> CallError {
+        if !matches!(error, CallError::Shed(_) | CallError::Failed(Failure::Replaced)) {
+            self.count_call();
+            self.count_failure();
+        }
+        error
+    }
+
+    /// Starts a guest, unless there is one. It is ready when this returns; the error says why it could not be started.
+    pub(crate) async fn warm(self: &Arc<Self>) -> Result<(), String> {
+        let (report, started) = oneshot::channel();
+        {
+            let mut state = self.state();
+            if !state.guests.is_empty() {
+                return Ok(());
+            }
+            let guest = Guest::new();
+            state.guests.push(guest.clone());
+            self.runtime.spawn(guest::live(guest, self.clone(), Some(report)));
+        }
+        match started.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.root_cause().to_string()),
+            Err(oneshot::Canceled) => Err("it ended at once".to_owned()),
+        }
+    }
+
+    /// From now on guests end when they have nothing to do.
+    pub(crate) fn retire(&self) {
+        let idle = {
+            let mut state = self.state();
+            state.retired = true;
+            std::mem::take(&mut state.parked)
+        };
+        for guest in idle {
+            guest.parked.store(false, Relaxed);
+            guest.look();
+        }
+    }
+
+    /// Throws away all guests, and the requests on them. Returns how many requests that were.
+    pub(crate) fn cut(&self) -> usize {
+        let state = self.state();
+        let waiting: usize = state.guests.iter().map(|guest| guest.cut()).sum();
+        waiting + state.queue.len()
+    }
+
+    /// How its guests are doing.
+    pub(crate) fn census(&self) -> Census {
+        let state = self.state();
+        let idle = state.parked.len();
+        Census { busy: state.guests.len() - idle, idle, waiting: state.queue.len() }
+    }
+
+    /// Whether it has neither guests nor requests.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.guests.is_empty() && state.queue.is_empty()
     }
 
     /// Puts a request in the queue and sees to it that a guest comes for it. Gives it back if it would have to wait and
@@ -148,7 +277,7 @@ impl Pool {
         } else if state.guests.len() < self.template.limits().max_guests {
             let guest = Guest::new();
             state.guests.push(guest.clone());
-            self.runtime.spawn(guest::live(guest, self.clone()));
+            self.runtime.spawn(guest::live(guest, self.clone(), None));
         }
     }
 
@@ -163,19 +292,24 @@ impl Pool {
         Some(job)
     }
 
-    /// Lists the guest as one with room, unless a request is waiting for it.
-    pub(crate) fn park(&self, guest: &Arc<Guest>) -> bool {
+    /// Lists the guest as one with room, if there is nothing else for it to do.
+    pub(crate) fn park(&self, guest: &Arc<Guest>) -> Next {
         let mut state = self.state();
-        let idle = state.queue.is_empty();
-        if idle && !guest.parked.swap(true, Relaxed) {
+        if !state.queue.is_empty() {
+            return Next::Take;
+        }
+        if state.retired {
+            return Next::End;
+        }
+        if !guest.parked.swap(true, Relaxed) {
             state.parked.push(guest.clone());
         }
-        idle
+        Next::Wait
     }
 
     /// The guest has room again: for a request that is waiting, or for those to come.
     pub(crate) fn park_or_wake(&self, guest: &Arc<Guest>) {
-        if !self.park(guest) {
+        if self.park(guest) != Next::Wait {
             guest.look();
         }
     }
@@ -197,7 +331,7 @@ impl Pool {
 
     /// The guest is gone.
     pub(crate) fn ended(self: &Arc<Self>, guest: &Arc<Guest>) {
-        self.state().remove(guest);
+        self.remove(guest);
         // It may have been woken for a request that it didn't take.
         self.summon_another();
     }
@@ -205,8 +339,8 @@ impl Pool {
     /// The guest could not be started. One waiting request fails with it, so that a component that never starts fails
     /// every request instead of being started for ever.
     pub(crate) fn start_failed(self: &Arc<Self>, guest: &Arc<Guest>, error: wasmtime::Error) {
+        self.remove(guest);
         let mut state = self.state();
-        state.remove(guest);
         let no_room = error.is::<wasmtime::PoolConcurrencyLimitError>();
         if no_room {
             tracing::warn!(component = self.template.component(), "no memory is left for another guest: {error}");
@@ -215,6 +349,7 @@ impl Pool {
                 return;
             }
         } else {
+            self.template.count_fault(Fault::Start);
             tracing::error!(
                 component = self.template.component(),
                 instance = self.template.instance(),
@@ -241,17 +376,21 @@ impl Pool {
         }
     }
 
+    fn remove(&self, guest: &Arc<Guest>) {
+        let mut state = self.state();
+        state.unpark(guest);
+        state.guests.retain(|other| !Arc::ptr_eq(other, guest));
+        if state.retired && state.guests.is_empty() {
+            self.template.shared.drained.notify_one();
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn remove(&mut self, guest: &Arc<Guest>) {
-        self.unpark(guest);
-        self.guests.retain(|other| !Arc::ptr_eq(other, guest));
-    }
-
     fn unpark(&mut self, guest: &Arc<Guest>) {
         if guest.parked.swap(false, Relaxed) {
             self.parked.retain(|other| !Arc::ptr_eq(other, guest));
@@ -300,7 +439,12 @@ impl Caller<'_> {
         if let Some(NotStarted { request, no_room }) = error.downcast_ref() {
             self.call = None;
             let request = request.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let error = if *no_room { CallError::Shed } else { CallError::NotStarted };
+            let error = if *no_room {
+                pool.template.count_shed(Shed::NoRoom);
+                CallError::Shed
+            } else {
+                CallError::NotStarted
+            };
             return request.map_or(CallError::Failed(Failure::Start), error);
         }
         let code = error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
@@ -316,10 +460,12 @@ impl Caller<'_> {
             if let Some(guest) = call.guest() {
                 guest.finish(&call, pool);
             }
+            pool.template.count_fault(Fault::Error);
             return CallError::Failed(Failure::Error);
         }
         let failure = self.failure();
         if failure == Failure::Error {
+            pool.template.count_fault(Fault::Error);
             tracing::warn!(
                 component = pool.template.component(),
                 instance = pool.template.instance(),
@@ -362,7 +508,12 @@ impl Ending for Reader {
         let Some(call) = self.call.take() else { return };
         match call.guest() {
             Some(guest) if end == End::Complete => guest.finish(&call, &self.pool),
-            Some(guest) => guest.abandon(&call),
+            Some(guest) => {
+                if end == End::Failed && call.failure() != Some(Failure::Replaced) {
+                    self.pool.count_failure();
+                }
+                guest.abandon(&call);
+            }
             None => {}
         }
     }

@@ -1,26 +1,20 @@
 //! The runtime: the engine, the workers and what they serve. One for the process.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use http::HeaderValue;
-use registry::{HealthPolicy, Registry};
+use registry::{RegisterError, Registry};
 use store::Store;
-use wasmtime::Engine;
-use wasmtime::component::Linker;
-use wasmtime_wasi_config::WasiConfigVariables;
 
-use crate::check::{self, LoadError, Report};
+use crate::check::LoadError;
+use crate::compiler::Compiler;
+use crate::counters::ComponentStats;
 use crate::health;
-use crate::pool::Pool;
-use crate::spec::ComponentSpec;
-use crate::state::GuestState;
-use crate::template::{Shared, Template};
-use crate::worker::{Assembly, Commons, Instance, Worker};
-use crate::{capabilities, engine};
+use crate::revision::{Revision, TrialError};
+use crate::spec::{Code, ComponentSpec};
+use crate::worker::{Assembly, Commons, Publication, Worker};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -43,11 +37,24 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
-/// Compiles components. Cheap to clone.
-#[derive(Clone)]
-pub struct Compiler {
-    engine: Engine,
-    linker: Arc<Linker<GuestState>>,
+/// Why a revision can't be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// It can't be compiled or linked.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// A guest of it trapped or took too long while it started, or failed its first health check.
+    #[error("{0}")]
+    Trial(String),
+}
+
+/// What is published in one step.
+#[derive(Default)]
+pub struct Change {
+    /// Those that are served from now on, each in the place of the one of its component.
+    pub revisions: Vec<Arc<Revision>>,
+    /// Names of components that are not served any more.
+    pub removed: Vec<String>,
 }
 
 /// The engine, the workers and what they serve.
@@ -55,27 +62,8 @@ pub struct Runtime {
     compiler: Compiler,
     commons: Arc<Commons>,
     workers: Box<[Worker]>,
-}
-
-impl Compiler {
-    /// Makes the engine.
-    ///
-    /// # Errors
-    /// The cache directory can't be used, or the machine can't run the engine.
-    pub fn new(cache: Option<&std::path::Path>) -> Result<Self, StartError> {
-        let engine = engine::new(cache).map_err(StartError::Engine)?;
-        let mut linker = Linker::new(&engine);
-        capabilities::link(&mut linker).map_err(StartError::Engine)?;
-        Ok(Self { engine, linker: Arc::new(linker) })
-    }
-
-    /// What a file is, what it imports, and whether it can be run here. Compiles it: blocks.
-    ///
-    /// # Errors
-    /// It isn't a component.
-    pub fn check(&self, bytes: &[u8]) -> Result<Report, LoadError> {
-        check::check(&self.engine, &self.linker, bytes)
-    }
+    /// How many revisions were published. Held while one is.
+    publications: Mutex<u64>,
 }
 
 impl Runtime {
@@ -85,10 +73,10 @@ impl Runtime {
     /// See [`StartError`].
     pub fn start(config: &Config, registry: Registry, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let compiler = Compiler::new(config.cache.as_deref())?;
-        let commons = Arc::new(Commons { registry, store, assembly: ArcSwap::default() });
+        let commons = Commons::new(registry, store);
         let workers = (0..config.workers).map(|id| Worker::start(id, commons.clone()));
         let workers = workers.collect::<Result<_, _>>().map_err(StartError::Thread)?;
-        Ok(Self { compiler, commons, workers })
+        Ok(Self { compiler, commons, workers, publications: Mutex::default() })
     }
 
     /// The threads of the data plane.
@@ -96,74 +84,123 @@ impl Runtime {
         &self.workers
     }
 
-    /// Compiles components, all at once on as many threads as there are cores, and serves them: their instances are
-    /// registered, available, and checked from now on. Blocks until the last one is compiled.
+    /// The revisions that are being served, in order of the components' names.
+    pub fn revisions(&self) -> Vec<Arc<Revision>> {
+        let assembly = self.commons.assembly.load();
+        assembly.components().values().map(|publication| publication.revision.clone()).collect()
+    }
+
+    /// How all components are doing that were ever served, in order of name.
+    pub fn stats(&self) -> Vec<ComponentStats> {
+        self.commons.stats()
+    }
+
+    /// Compiles components for the start of the process, all at once on as many threads as there are cores. They are not
+    /// tried: at the start there is nothing better to serve. Blocks until the last one is compiled.
     ///
     /// # Errors
-    /// The first component, in order, that can't be loaded, by name. Then nothing is served.
-    pub fn load(&self, specs: Vec<ComponentSpec>) -> Result<(), (String, LoadError)> {
-        let prepared: Vec<_> = std::thread::scope(|scope| {
-            let compiling: Vec<_> = specs
-                .iter()
-                .map(|spec| {
-                    scope.spawn(move || check::prepare(&self.compiler.engine, &self.compiler.linker, &spec.bytes))
+    /// For each component that can't be loaded, in the place of its revision.
+    pub fn load(&self, components: Vec<(ComponentSpec, Code)>) -> Vec<Result<Arc<Revision>, LoadError>> {
+        std::thread::scope(|scope| {
+            let compiling: Vec<_> = components
+                .into_iter()
+                .map(|(spec, code)| {
+                    scope.spawn(move || {
+                        let pre = self.compiler.compile(code.bytes())?;
+                        Ok(Revision::new(self.compiler.engine().clone(), pre, code.digest(), spec, &self.workers))
+                    })
                 })
                 .collect();
             compiling.into_iter().map(|thread| thread.join().expect("compiling doesn't panic")).collect()
-        });
-        let mut assembly = Assembly::default();
-        let mut loaded = Vec::new();
-        for (spec, prepared) in specs.into_iter().zip(prepared) {
-            let pre = prepared.map_err(|error| (spec.name.clone(), error))?;
-            let shared = Arc::new(Shared {
-                engine: self.compiler.engine.clone(),
-                component: spec.name.as_str().into(),
-                pre,
-                config: Arc::new(spec.config.into_iter().collect::<WasiConfigVariables>()),
-                outbound: Arc::new(spec.outbound),
-                buckets: Arc::new(spec.buckets),
-                directories: spec.directories,
-                sockets: spec.sockets.into(),
-                limits: spec.limits,
-                queued: AtomicUsize::new(0),
-            });
-            let namespace = assembly.instances.entry(spec.namespace.to_string()).or_default();
-            for name in spec.instances {
-                let environment: Arc<[_]> = spec
-                    .environment
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.replace("{instance}", name.as_str())))
-                    .collect();
-                let pool = |worker: &Worker| {
-                    let template = Template {
-                        shared: shared.clone(),
-                        name: name.clone(),
-                        environment: environment.clone(),
-                        worker: worker.clone(),
-                    };
-                    Pool::new(template, worker.runtime().clone())
-                };
-                let instance = Arc::new(Instance {
-                    pools: self.workers.iter().map(pool).collect(),
-                    served_by: HeaderValue::from_str(name.as_str())
-                        .expect("a name has no character a header can't have"),
-                });
-                namespace.insert(name.to_string(), instance.clone());
-                loaded.push((spec.namespace.clone(), name, instance, spec.health.clone()));
+        })
+    }
+
+    /// Makes a revision that can be published at once: compiled in the background, linked, a guest started and a health
+    /// check passed, and a guest ready in each of its pools. What fails leaves nothing behind.
+    ///
+    /// # Errors
+    /// See [`PrepareError`].
+    pub async fn prepare(&self, spec: ComponentSpec, code: Code) -> Result<Arc<Revision>, PrepareError> {
+        let digest = code.digest();
+        let pre = self.compiler.compile_in_background(code.bytes().clone()).await?;
+        drop(code);
+        let revision = Revision::new(self.compiler.engine().clone(), pre, digest, spec, &self.workers);
+        match revision.try_and_warm().await {
+            Ok(()) => Ok(revision),
+            Err(error @ (TrialError::Start(_) | TrialError::Unhealthy(_))) => {
+                revision.retire(Duration::ZERO).await;
+                Err(PrepareError::Trial(error.to_string()))
             }
         }
-        self.commons.assembly.store(Arc::new(assembly));
-        let now = Instant::now();
-        for (index, (namespace, name, instance, check)) in loaded.into_iter().enumerate() {
-            let policy = HealthPolicy { unhealthy_after: check.unhealthy_after, healthy_after: check.healthy_after };
-            let registry = &self.commons.registry;
-            if let Err(error) = registry.add_in_process(&namespace, &name, policy, now) {
-                tracing::error!(namespace = namespace.as_str(), instance = name.as_str(), "not registered: {error}");
-                continue;
+    }
+
+    /// Serves revisions in the place of those that were served. Every request that begins after this has returned goes to
+    /// the new ones; their instances are available, and checked from now on. The old ones still have requests and their
+    /// guests: they are for the caller to [`retire`](Revision::retire), or to publish again.
+    ///
+    /// # Errors
+    /// A remote instance has the name of a new one, or there are too many instances. Then nothing has changed.
+    pub async fn publish(&self, change: Change) -> Result<(), RegisterError> {
+        self.replace(change)?;
+        // Requests that saw the old assembly have found their instances when a task has run on each worker: only now may
+        // instances that are gone be forgotten.
+        for worker in &self.workers {
+            worker.run(async {}).await;
+        }
+        let _publications = self.publications.lock().unwrap_or_else(PoisonError::into_inner);
+        let components = self.commons.assembly.load().components().clone();
+        self.commons.assembly.store(Arc::new(Assembly::new(components)));
+        Ok(())
+    }
+
+    /// The same for the start of the process, when there are no requests yet.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::publish`].
+    pub fn publish_first(&self, revisions: Vec<Arc<Revision>>) -> Result<(), RegisterError> {
+        self.replace(Change { revisions, removed: Vec::new() })
+    }
+
+    fn replace(&self, change: Change) -> Result<(), RegisterError> {
+        let mut publications = self.publications.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.commons.assembly.load_full();
+        let mut components: BTreeMap<_, _> = old.components().clone();
+        let mut gone = Vec::new();
+        let mut new = Vec::new();
+        let names = change.revisions.iter().map(|revision| &revision.spec().name).chain(&change.removed);
+        for publication in names.filter_map(|name| components.remove(name)) {
+            let namespace = publication.revision.namespace();
+            let names = publication.revision.instances().iter().map(|instance| instance.name.clone());
+            gone.extend(names.map(|name| (namespace.clone(), name)));
+        }
+        let first = *publications + 1;
+        for revision in &change.revisions {
+            *publications += 1;
+            let publication = Publication { revision: revision.clone(), number: *publications };
+            components.insert(revision.spec().name.clone(), publication);
+            for instance in revision.instances() {
+                new.push((revision.namespace().clone(), instance.name.clone(), revision.health_policy()));
             }
-            let worker = &self.workers[index % self.workers.len()];
-            worker.spawn(health::keep_checking(registry.clone(), namespace, name, instance, worker.id(), check));
+        }
+        let assembly = Assembly::new(components).with_those_of(&old);
+        let publish = || self.commons.assembly.store(Arc::new(assembly));
+        self.commons.registry.replace_in_process(&gone, &new, Instant::now(), publish)?;
+        for (revision, number) in change.revisions.iter().zip(first..) {
+            self.start_checking(revision, number);
         }
         Ok(())
+    }
+
+    fn start_checking(&self, revision: &Arc<Revision>, publication: u64) {
+        for index in 0..revision.instances().len() {
+            let worker = &self.workers[index % self.workers.len()];
+            worker.spawn(health::keep_checking(
+                self.commons.clone(),
+                Arc::downgrade(revision),
+                index,
+                worker.id(),
+                publication,
+            ));
+        }
     }
 }

@@ -1,20 +1,27 @@
 //! What a component is to be run with: the part of the manifest that the runtime acts on, checked and complete.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use registry::{Name, Namespace};
+use sha2::Digest as _;
 
 use crate::OutboundPolicy;
+use crate::router::PathPattern;
 
-/// A component and its configuration.
-#[derive(Clone, Debug)]
+/// A component's configuration: everything but its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComponentSpec {
     /// Its name in the manifest.
     pub name: String,
-    /// The `.wasm` file.
-    pub bytes: Vec<u8>,
+    /// The prefix of public paths that it answers; whole segments match.
+    pub route: Option<String>,
+    /// What its public paths are called in metrics and the log; others are called as the component.
+    pub handlers: Vec<(String, PathPattern)>,
     /// The namespace that its instances serve.
     pub namespace: Namespace,
     /// The instances to serve in process, at least one.
@@ -37,11 +44,101 @@ pub struct ComponentSpec {
     pub health: HealthCheck,
 }
 
-impl ComponentSpec {
-    /// The SHA-256 of the file, in 64 hexadecimal digits: what its revision is named by.
-    pub fn digest(&self) -> String {
-        use sha2::Digest;
-        sha2::Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// The bytes of a component, with what they are named by. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Code {
+    bytes: Bytes,
+    digest: Digest,
+}
+
+/// The SHA-256 of a component's bytes: what its revisions are named by. Displays as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Code {
+    /// Computes the digest: some milliseconds per megabyte.
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { digest: Digest(sha2::Sha256::digest(&bytes).into()), bytes }
+    }
+
+    /// The `.wasm` file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What it is named by.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// Without the bytes.
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Code({}, {} bytes)", self.digest, self.bytes.len())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is 64 hexadecimal digits")]
+pub struct NotADigest;
+
+impl FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let digits = text.as_bytes();
+        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(NotADigest);
+        }
+        let mut digest = [0; 32];
+        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| NotADigest)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADigest)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+/// Whether a rehearsed revision is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promote {
+    /// Never: the rehearsal is only reported.
+    Never,
+    /// If every answer was the same.
+    Identical,
+    /// If it failed no request that the old one answered.
+    #[default]
+    Safe,
+    /// Always.
+    Always,
+}
+
+impl FromStr for Promote {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            "identical" => Ok(Self::Identical),
+            "safe" => Ok(Self::Safe),
+            "always" => Ok(Self::Always),
+            _ => Err(format!("{text:?} is not known: write never, identical, safe or always")),
+        }
     }
 }
 
@@ -81,7 +178,7 @@ impl Buckets {
 }
 
 /// A directory of the machine that guests see.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     /// Where it is on this machine.
     pub host: PathBuf,
@@ -105,7 +202,7 @@ impl SocketRule {
 }
 
 /// What bounds a component's guests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Guests alive at once per instance and worker.
     pub max_guests: usize,
@@ -147,7 +244,7 @@ impl Default for Limits {
 }
 
 /// How the health of a component's instances is checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// The path to `GET`; only an answer of 2xx passes. `None`: `/healthz`, and anything below 500 passes, because
     /// the component never promised to know that path.
@@ -170,6 +267,21 @@ impl Default for HealthCheck {
             timeout: Duration::from_secs(1),
             unhealthy_after: 3,
             healthy_after: 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_read_as_it_is_written() {
+        let digest = Code::new("abc").digest();
+        assert_eq!(digest.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        for wrong in ["", "ba", &"g".repeat(64), &"+1".repeat(32), &"ab".repeat(33)] {
+            assert_eq!(wrong.parse::<Digest>(), Err(NotADigest), "{wrong:?}");
         }
     }
 }

@@ -1,61 +1,94 @@
 //! Workers: the threads of the data plane.
 //!
 //! Each has its own single-threaded runtime, its own pools and its own HTTP client, so that a request stays on the
-//! thread that accepted it. They share the [`Assembly`], which is replaced as a whole and never changed.
+//! thread that accepted it. They share the [`Assembly`], which is replaced as a whole and never changed: a swap is the
+//! moment when another one takes its place.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use registry::{Member, Registry, Snapshot};
 use store::Store;
 use tokio::runtime::Handle;
 
-use crate::pool::Pool;
+use crate::counters::{ComponentStats, Counters};
 use crate::remote::Client;
+use crate::revision::{Instance, Revision};
+use crate::router::{Routed, Router};
 
 /// How often guests that nobody needs are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// What all workers serve. Immutable.
+/// What all workers serve: the published revisions. Immutable.
 #[derive(Default)]
 pub(crate) struct Assembly {
-    /// By namespace, then by name.
-    pub(crate) instances: BTreeMap<String, BTreeMap<String, Arc<Instance>>>,
+    /// By the component's name.
+    components: BTreeMap<String, Publication>,
+    /// The instances of all of them, by namespace, then by name; and those that are just being removed.
+    instances: BTreeMap<String, BTreeMap<String, Arc<Instance>>>,
+    router: Arc<Router>,
 }
 
-/// An instance that is served in process.
-pub(crate) struct Instance {
-    /// Its pools, by worker.
-    pub(crate) pools: Box<[Arc<Pool>]>,
-    /// Its name, as a header's value.
-    pub(crate) served_by: HeaderValue,
+/// A revision that is being served.
+#[derive(Clone)]
+pub(crate) struct Publication {
+    pub(crate) revision: Arc<Revision>,
+    /// Unique in the process: a revision can be published more than once.
+    pub(crate) number: u64,
 }
 
-impl Instance {
-    pub(crate) fn pool(&self, worker: usize) -> &Arc<Pool> {
-        &self.pools[worker]
+impl Assembly {
+    pub(crate) fn new(components: BTreeMap<String, Publication>) -> Self {
+        let mut instances: BTreeMap<String, BTreeMap<String, Arc<Instance>>> = BTreeMap::new();
+        let revisions = components.values().map(|publication| &publication.revision);
+        for revision in revisions.clone() {
+            let namespace = instances.entry(revision.namespace().to_string()).or_default();
+            let named = revision.instances().iter().map(|instance| (instance.name.to_string(), instance.clone()));
+            namespace.extend(named);
+        }
+        let router = Arc::new(Router::new(revisions.map(|revision| revision.spec())));
+        Self { components, instances, router }
     }
 
-    pub(crate) fn served_by(&self) -> &HeaderValue {
-        &self.served_by
+    /// The same, with the instances that only `old` has, for requests that have been on their way since before.
+    pub(crate) fn with_those_of(&self, old: &Assembly) -> Self {
+        let mut instances = old.instances.clone();
+        for (namespace, named) in &self.instances {
+            instances.entry(namespace.clone()).or_default().extend(named.clone());
+        }
+        Self { components: self.components.clone(), instances, router: self.router.clone() }
+    }
+
+    pub(crate) fn components(&self) -> &BTreeMap<String, Publication> {
+        &self.components
+    }
+
+    pub(crate) fn is_published(&self, component: &str, number: u64) -> bool {
+        self.components.get(component).is_some_and(|publication| publication.number == number)
     }
 }
 
-/// What there is at one moment, as one worker sees it. A request holds on to it while it is on its way.
+/// What there is at one moment, as one worker sees it. Not held while
+/// waiting: it keeps every revision in it.
 ///
 /// Each worker has a copy of its own: were all to count their references to the shared ones, every request would write
 /// to memory that all workers write to.
 #[derive(Default)]
-pub(crate) struct View {
+pub struct View {
     pub(crate) snapshot: Arc<Snapshot>,
     assembly: Arc<Assembly>,
+    router: Router,
 }
 
 impl View {
-    /// The instance behind a member of the registry, unless it was unloaded.
+    /// Where a request for this path goes, if any component answers it.
+    pub fn route(&self, path: &str) -> Option<Routed> {
+        self.router.route(path)
+    }
+
+    /// The instance behind a member of the registry, unless it was removed.
     pub(crate) fn instance(&self, member: &Member) -> Option<&Instance> {
         let instance = self.assembly.instances.get(member.namespace().as_str())?.get(member.name().as_str())?;
         Some(instance)
@@ -67,6 +100,55 @@ pub(crate) struct Commons {
     pub(crate) registry: Registry,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) assembly: ArcSwap<Assembly>,
+    roll: Mutex<Roll>,
+}
+
+/// What is counted for metrics. Not on a request's path.
+#[derive(Default)]
+struct Roll {
+    /// By the component's name; those that are not served any more are kept.
+    counters: BTreeMap<String, Arc<Counters>>,
+    /// All that there are, served or not.
+    revisions: Vec<Weak<Revision>>,
+}
+
+impl Commons {
+    pub(crate) fn new(registry: Registry, store: Arc<dyn Store>) -> Arc<Self> {
+        let (assembly, roll) = (ArcSwap::default(), Mutex::default());
+        Arc::new(Self { registry, store, assembly, roll })
+    }
+
+    /// The counters of the component of that name, always the same.
+    pub(crate) fn counters(&self, component: &str) -> Arc<Counters> {
+        self.roll().counters.entry(component.to_owned()).or_default().clone()
+    }
+
+    /// Counts a new revision's guests, as long as it lives.
+    pub(crate) fn enrol(&self, revision: &Arc<Revision>) {
+        let mut roll = self.roll();
+        roll.revisions.retain(|known| known.strong_count() > 0);
+        roll.revisions.push(Arc::downgrade(revision));
+    }
+
+    /// How all components are doing, in order of name.
+    pub(crate) fn stats(&self) -> Vec<ComponentStats> {
+        let (mut stats, revisions) = {
+            let roll = self.roll();
+            let stats = roll.counters.iter().map(|(name, counters)| ComponentStats::new(name, counters));
+            let revisions: Vec<_> = roll.revisions.iter().filter_map(Weak::upgrade).collect();
+            (stats.collect::<Vec<_>>(), revisions)
+        };
+        for revision in revisions {
+            if let Some(of) = stats.iter_mut().find(|of| *of.component == *revision.spec().name) {
+                of.guests += revision.census();
+            }
+        }
+        stats
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A thread of the data plane. Cheap to clone; lives as long as the process.
@@ -120,17 +202,22 @@ impl Worker {
         &self.0.commons.store
     }
 
+    pub(crate) fn commons(&self) -> &Arc<Commons> {
+        &self.0.commons
+    }
+
     pub(crate) fn client(&self) -> &Client {
         self.0.client.get_or_init(Client::new)
     }
 
     /// What there is now.
-    pub(crate) fn view(&self) -> Arc<View> {
+    pub fn view(&self) -> Arc<View> {
         let snapshot = self.registry().snapshot();
         let assembly = self.0.commons.assembly.load();
         let mut view = self.0.view.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&view.snapshot, &snapshot) || !Arc::ptr_eq(&view.assembly, &assembly) {
-            *view = Arc::new(View { snapshot: snapshot.clone(), assembly: assembly.clone() });
+            let router = assembly.router.copy();
+            *view = Arc::new(View { snapshot: snapshot.clone(), assembly: assembly.clone(), router });
         }
         view.clone()
     }
@@ -142,7 +229,7 @@ impl Worker {
             interval.tick().await;
             let assembly = self.0.commons.assembly.load_full();
             let now = Instant::now();
-            for instance in assembly.instances.values().flat_map(BTreeMap::values) {
+            for instance in assembly.components.values().flat_map(|publication| publication.revision.instances()) {
                 instance.pool(self.id()).sweep(now);
             }
         }

@@ -32,11 +32,16 @@ fn picks(registry: &Registry, namespace: &str, count: usize) -> Vec<String> {
     (0..count).filter_map(|_| group.pick()).map(|member| member.name().to_string()).collect()
 }
 
+fn add_in_process(registry: &Registry, namespace: &Namespace, name: &Name, now: Instant) -> Result<(), RegisterError> {
+    let new = [(namespace.clone(), name.clone(), HealthPolicy::default())];
+    registry.replace_in_process(&[], &new, now, || {})
+}
+
 fn three_in_process() -> (Registry, Namespace, Instant) {
     let (registry, storage, now) = (registry(), namespace("storage"), Instant::now());
     for number in 1..=3 {
         let name = name(&format!("storage-{number}"));
-        registry.add_in_process(&storage, &name, HealthPolicy::default(), now).expect("there is room");
+        add_in_process(&registry, &storage, &name, now).expect("there is room");
     }
     (registry, storage, now)
 }
@@ -107,7 +112,7 @@ fn the_newest_registration_wins() {
     assert!(member().is_available(), "late failures of the old address are not held against the new one");
     let group = registry.snapshot().namespace("storage").expect("known").clone();
     assert_eq!((group.available(), group.total()), (1, 1));
-    assert!(group.pick_untried(&[first]).is_none(), "the instance was tried, at whichever address");
+    assert!(group.pick_untried(&[first.name().clone()]).is_none(), "the instance was tried, at whichever address");
 }
 
 #[test]
@@ -116,33 +121,78 @@ fn in_process_and_remote_names_do_not_mix() {
     let (one, remote) = (name("storage-1"), name("remote"));
     let taken = |name: &Name| RegisterError::NameTaken { namespace: storage.clone(), name: name.clone() };
     assert_eq!(registry.register(&storage, &one, address(1), now), Err(taken(&one)));
-    assert_eq!(registry.add_in_process(&storage, &one, HealthPolicy::default(), now), Err(taken(&one)));
     let unknown = UnknownInstance { namespace: storage.clone(), name: one.clone() };
     assert_eq!(registry.heartbeat(&storage, &one, now), Err(unknown), "a heartbeat can't revive it");
     assert!(!registry.deregister(&storage, &one));
 
     registry.register(&storage, &remote, address(1), now).expect("register");
-    let answer = registry.add_in_process(&storage, &remote, HealthPolicy::default(), now);
+    let answer = add_in_process(&registry, &storage, &remote, now);
     assert_eq!(answer, Err(taken(&remote)));
     assert_eq!(registry.instances(Some("storage"), now).len(), 4);
 }
 
 #[test]
-fn in_process_instances_are_never_removed() {
+fn in_process_instances_do_not_expire() {
     let (registry, _, now) = three_in_process();
     assert_eq!(registry.expire(now + 1000 * TTL), None);
     assert_eq!(picks(&registry, "storage", 3).len(), 3);
 }
 
 #[test]
+fn in_process_instances_are_replaced_in_one_step() {
+    let (registry, storage, now) = three_in_process();
+    let (one, four) = (name("storage-1"), name("storage-4"));
+    for _ in 0..HealthPolicy::default().unhealthy_after {
+        registry.record_check(&storage, &one, false, now);
+    }
+    let before = registry.snapshot().namespace("storage").expect("known").clone();
+    assert_eq!(before.available(), 2);
+
+    let gone = ["storage-1", "storage-2", "storage-3"].map(|gone| (storage.clone(), name(gone)));
+    let new = [&one, &four].map(|new| (storage.clone(), new.clone(), HealthPolicy::default()));
+    let mut prepared = false;
+    let unchanged = || assert_eq!(registry.snapshot().namespace("storage").expect("known").available(), 2);
+    registry
+        .replace_in_process(&gone, &new, now, || {
+            unchanged();
+            prepared = true;
+        })
+        .expect("there is room");
+    assert!(prepared);
+    assert_eq!(picks(&registry, "storage", 2), ["storage-1", "storage-4"], "the new ones are available");
+    assert_eq!(before.available(), 2, "who holds the old snapshot still sees it");
+}
+
+#[test]
+fn a_replacement_that_is_refused_changes_nothing() {
+    let (registry, storage, now) = three_in_process();
+    registry.register(&storage, &name("remote"), address(1), now).expect("there is room");
+    let gone = [(storage.clone(), name("storage-1"))];
+    let new = ["new", "remote"].map(|new| (storage.clone(), name(new), HealthPolicy::default()));
+    let refused = registry.replace_in_process(&gone, &new, now, || panic!("nothing is to be prepared"));
+    assert_eq!(refused, Err(RegisterError::NameTaken { namespace: storage.clone(), name: name("remote") }));
+    let names: Vec<String> =
+        registry.instances(Some("storage"), now).iter().map(|instance| instance.name.to_string()).collect();
+    assert_eq!(names, ["remote", "storage-1", "storage-2", "storage-3"]);
+}
+
+#[test]
+fn a_namespace_goes_with_its_last_in_process_instance() {
+    let (registry, storage, now) = three_in_process();
+    let gone = ["storage-1", "storage-2", "storage-3"].map(|gone| (storage.clone(), name(gone)));
+    registry.replace_in_process(&gone, &[], now, || {}).expect("nothing is added");
+    assert!(registry.snapshot().namespace("storage").is_none());
+}
+
+#[test]
 fn the_number_of_instances_is_bounded() {
     let registry = Registry::new(Config { max_instances: 2, ..Config::default() });
     let (storage, now) = (namespace("storage"), Instant::now());
-    registry.add_in_process(&storage, &name("a"), HealthPolicy::default(), now).expect("there is room");
+    add_in_process(&registry, &storage, &name("a"), now).expect("there is room");
     registry.register(&storage, &name("b"), address(1), now).expect("there is room");
     let full = RegisterError::Full { limit: 2 };
     assert_eq!(registry.register(&namespace("x"), &name("c"), address(1), now), Err(full.clone()));
-    assert_eq!(registry.add_in_process(&storage, &name("c"), HealthPolicy::default(), now), Err(full));
+    assert_eq!(add_in_process(&registry, &storage, &name("c"), now), Err(full));
     assert!(registry.snapshot().namespace("x").is_none(), "a refused registration leaves nothing behind");
     assert_eq!(registry.register(&storage, &name("b"), address(2), now), Ok(Registration::Known));
     registry.deregister(&storage, &name("b"));
@@ -328,7 +378,8 @@ impl Model {
         let mut instances = BTreeMap::new();
         for who in 0..2 {
             let (namespace, name) = Self::at(who);
-            registry.add_in_process(&namespace, &name, POLICY, now).expect("there is room");
+            let new = [(namespace, name, POLICY)];
+            registry.replace_in_process(&[], &new, now, || {}).expect("there is room");
             instances.insert(who, Expected::new(None, now));
         }
         Self { registry, now, instances }
@@ -437,9 +488,9 @@ impl Model {
             let mut tried = Vec::new();
             while let Some(member) = group.pick_untried(&tried) {
                 prop_assert!(member.is_available());
-                tried.push(member.clone());
+                tried.push(member.name().clone());
             }
-            let tried: BTreeSet<_> = tried.iter().map(|member| member.name().to_string()).collect();
+            let tried: BTreeSet<_> = tried.iter().map(ToString::to_string).collect();
             prop_assert!(tried.iter().eq(expected.keys()), "each is tried once: {:?}", tried);
             prop_assert_eq!(group.pick().is_some(), !expected.is_empty());
             // Back to the start of a round, for the next step.

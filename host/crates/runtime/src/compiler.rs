@@ -1,0 +1,87 @@
+//! Compiles components: at the start on all cores, and later in the background, where it takes only the time that the
+//! workers leave.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+use wasmtime_wasi_http::handler::ProxyPre;
+
+use crate::check::{self, LoadError, Report};
+use crate::runtime::StartError;
+use crate::state::GuestState;
+use crate::{capabilities, engine};
+
+/// The nice value of threads that compile in the background.
+const NICE: i32 = 19;
+
+/// Compiles components. Cheap to clone.
+#[derive(Clone)]
+pub struct Compiler(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    linker: Linker<GuestState>,
+    /// As many threads as there are cores, started when they are first needed.
+    background: OnceLock<ThreadPool>,
+}
+
+impl Compiler {
+    /// Makes the engine.
+    ///
+    /// # Errors
+    /// The cache directory can't be used, or the machine can't run the engine.
+    pub fn new(cache: Option<&std::path::Path>) -> Result<Self, StartError> {
+        let engine = engine::new(cache).map_err(StartError::Engine)?;
+        let mut linker = Linker::new(&engine);
+        capabilities::link(&mut linker).map_err(StartError::Engine)?;
+        Ok(Self(Arc::new(Inner { engine, linker, background: OnceLock::new() })))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// What a file is, what it imports, and whether it can be run here. Compiles it: blocks.
+    ///
+    /// # Errors
+    /// It isn't a component.
+    pub fn check(&self, bytes: &[u8]) -> Result<Report, LoadError> {
+        check::check(&self.0.engine, &self.0.linker, bytes)
+    }
+
+    /// Compiles a component and makes it ready to be instantiated: blocks, and uses all cores.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub(crate) fn compile(&self, bytes: &[u8]) -> Result<ProxyPre<GuestState>, LoadError> {
+        check::prepare(&self.0.engine, &self.0.linker, bytes)
+    }
+
+    /// The same, without holding up anybody.
+    pub(crate) async fn compile_in_background(&self, bytes: Bytes) -> Result<ProxyPre<GuestState>, LoadError> {
+        let (done, compiled) = oneshot::channel();
+        let this = self.clone();
+        self.background().spawn(move || {
+            // Whoever asked may be gone.
+            let _ = done.send(this.compile(&bytes));
+        });
+        compiled.await.expect("compiling doesn't panic")
+    }
+
+    /// What wasmtime does in parallel, it does on the threads of the pool it is called on.
+    fn background(&self) -> &ThreadPool {
+        self.0.background.get_or_init(|| {
+            let yielding = |_| {
+                if let Err(error) = rustix::process::nice(NICE) {
+                    tracing::warn!("components are compiled at full priority: {error}");
+                }
+            };
+            let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).start_handler(yielding);
+            pool.build().expect("threads can be started")
+        })
+    }
+}

@@ -1,0 +1,271 @@
+//! A slot: what is known of one component from one swap to the next.
+//!
+//! Lives as long as the component is in the manifest. Bounded: [`KEPT`] revisions are remembered, and those that are being
+//! retired end at their drain timeout.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Instant, SystemTime};
+
+use runtime::{Code, ComponentSpec, Digest, Revision};
+use tokio::sync::{Mutex as Turn, Semaphore};
+
+use super::counts::Counts;
+use super::history::{History, KEPT, SourceIdentity};
+use super::probation::Recent;
+use super::{ComponentInfo, PublishedBy, RevisionInfo, RevisionState};
+use crate::manifest::{Source, SwapPolicy};
+
+/// Most swaps of one component that wait for each other.
+pub(super) const WAITING: usize = 8;
+
+/// One component.
+pub(super) struct Slot {
+    pub(super) name: String,
+    /// Whose turn it is: one swap at a time, in the order they came.
+    pub(super) turn: Turn<()>,
+    /// Places for swaps, the one under way included.
+    pub(super) places: Semaphore,
+    /// How its swaps have ended.
+    pub(super) counts: Counts,
+    /// What is kept on disk. Locked where blocking is allowed.
+    pub(super) history: Mutex<History>,
+    state: Mutex<State>,
+}
+
+/// What changes with a swap.
+pub(super) struct State {
+    pub(super) active: Active,
+    /// The revision before, ready to be published again, while the active one is on probation.
+    pub(super) warm: Option<Arc<Revision>>,
+    /// Those that were replaced; dead when their last request is done.
+    draining: Vec<Draining>,
+    /// Revisions that were active, newest first and the active one among them, each with bytes or configuration of its own.
+    past: VecDeque<Past>,
+    pub(super) policy: SwapPolicy,
+    pub(super) source: Source,
+    /// What the source was when it was last read.
+    pub(super) identity: SourceIdentity,
+}
+
+/// The active revision.
+pub(super) struct Active {
+    pub(super) revision: Arc<Revision>,
+    /// Counts publications of this slot.
+    pub(super) number: u64,
+    /// What has become of its requests of late.
+    pub(super) recent: Recent,
+}
+
+/// A revision that was active.
+#[derive(Clone)]
+pub(super) struct Past {
+    pub(super) digest: Digest,
+    pub(super) spec: ComponentSpec,
+    pub(super) size: u64,
+    pub(super) by: PublishedBy,
+    pub(super) at: SystemTime,
+    /// How its time ended, if there is something to tell.
+    pub(super) outcome: Option<String>,
+}
+
+struct Draining {
+    revision: Weak<Revision>,
+    past: Past,
+}
+
+impl Past {
+    fn is(&self, digest: Digest, spec: &ComponentSpec) -> bool {
+        self.digest == digest && self.spec == *spec
+    }
+
+    pub(super) fn is_revision(&self, revision: &Revision) -> bool {
+        self.is(revision.digest(), revision.spec())
+    }
+
+    fn info(&self, state: RevisionState) -> RevisionInfo {
+        RevisionInfo {
+            digest: self.digest.to_string(),
+            configuration: configuration(&self.spec),
+            state,
+            size: self.size,
+            published_by: self.by,
+            published_ms_ago: self.age(),
+            outcome: self.outcome.clone(),
+        }
+    }
+
+    /// Milliseconds since it became active; 0 if the clock was set back.
+    fn age(&self) -> u64 {
+        u64::try_from(self.at.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Slot {
+    /// For a component that is about to be served for the first time.
+    pub(super) fn new(
+        revision: Arc<Revision>,
+        past: VecDeque<Past>,
+        policy: SwapPolicy,
+        source: Source,
+        identity: SourceIdentity,
+        history: History,
+    ) -> Arc<Self> {
+        let recent = Recent::new(policy.watch_for, Instant::now(), revision.outcomes());
+        let state = State {
+            active: Active { revision: revision.clone(), number: 0, recent },
+            warm: None,
+            draining: Vec::new(),
+            past,
+            policy,
+            source,
+            identity,
+        };
+        Arc::new(Self {
+            counts: Counts::default(),
+            name: revision.spec().name.clone(),
+            turn: Turn::default(),
+            places: Semaphore::new(WAITING),
+            history: Mutex::new(history),
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Makes a revision the active one. Returns the one that was; none if it is the first of its component.
+    pub(super) fn publish(&mut self, revision: Arc<Revision>, past: Past) -> Option<Arc<Revision>> {
+        self.past.retain(|earlier| !earlier.is(past.digest, &past.spec));
+        self.past.push_front(past);
+        self.past.truncate(KEPT);
+        let recent = Recent::new(self.policy.watch_for, Instant::now(), revision.outcomes());
+        let active = Active { revision, number: self.active.number + 1, recent };
+        let before = std::mem::replace(&mut self.active, active).revision;
+        Some(before).filter(|before| !Arc::ptr_eq(before, &self.active.revision))
+    }
+
+    /// By what the active revision became active.
+    pub(super) fn by(&self) -> PublishedBy {
+        self.past.front().map_or(PublishedBy::Start, |past| past.by)
+    }
+
+    /// What there is to tell of the active revision.
+    pub(super) fn outcome(&self) -> Option<String> {
+        self.past.front().and_then(|past| past.outcome.clone())
+    }
+
+    /// How many bytes a revision has, if that is remembered.
+    pub(super) fn size_of(&self, revision: &Revision) -> u64 {
+        self.past.iter().find(|past| past.is_revision(revision)).map_or(0, |past| past.size)
+    }
+
+    /// Remembers why the active revision is about to be replaced.
+    pub(super) fn set_outcome(&mut self, outcome: &str) {
+        if let Some(active) = self.past.front_mut() {
+            active.outcome = Some(outcome.to_owned());
+        }
+    }
+
+    /// Lists a revision as being retired.
+    pub(super) fn drains(&mut self, revision: &Arc<Revision>) {
+        let past = self.past.iter().find(|past| past.is_revision(revision)).cloned();
+        let past = past.unwrap_or_else(|| Past {
+            digest: revision.digest(),
+            spec: revision.spec().clone(),
+            size: 0,
+            by: PublishedBy::Start,
+            at: SystemTime::now(),
+            outcome: None,
+        });
+        self.draining.retain(|draining| draining.revision.strong_count() > 0);
+        self.draining.push(Draining { revision: Arc::downgrade(revision), past });
+    }
+
+    /// How many revisions are being retired.
+    pub(super) fn draining(&self) -> usize {
+        self.draining.iter().filter(|draining| draining.revision.strong_count() > 0).count()
+    }
+
+    /// The newest one that is not the active one.
+    pub(super) fn previous(&self) -> Option<&Past> {
+        self.past.iter().find(|past| !past.is_revision(&self.active.revision))
+    }
+
+    /// The newest one whose digest begins so.
+    pub(super) fn find(&self, digest: &str) -> Option<&Past> {
+        self.past.iter().find(|past| past.digest.to_string().starts_with(digest))
+    }
+
+    /// The digests of all that can be gone back to, newest first.
+    pub(super) fn kept(&self) -> Vec<String> {
+        let mut digests: Vec<String> = self.past.iter().map(|past| past.digest.to_string()).collect();
+        digests.dedup();
+        digests
+    }
+
+    pub(super) fn component(&self) -> ComponentInfo {
+        let revision = &self.active.revision;
+        let spec = revision.spec();
+        let digest = revision.digest().to_string();
+        ComponentInfo {
+            name: spec.name.clone(),
+            namespace: spec.namespace.to_string(),
+            route: spec.route.clone(),
+            instances: spec.instances.iter().map(ToString::to_string).collect(),
+            published_ms_ago: self.past.front().map_or(0, Past::age),
+            published_by: self.by(),
+            source: self.source.to_string(),
+            source_digest: self.identity.digest().map(str::to_owned),
+            differs_from_source: self.identity.digest() != Some(&digest),
+            draining: self.draining(),
+            watching: self.warm.is_some(),
+            digest,
+        }
+    }
+
+    pub(super) fn revisions(&self) -> Vec<RevisionInfo> {
+        let draining = |past: &Past| {
+            let is_it = |draining: &&Draining| {
+                draining.revision.strong_count() > 0 && draining.past.is(past.digest, &past.spec)
+            };
+            self.draining.iter().any(|one| is_it(&one))
+        };
+        let kept = self.past.iter().map(|past| {
+            let state = if past.is_revision(&self.active.revision) {
+                RevisionState::Active
+            } else if self.warm.as_ref().is_some_and(|warm| past.is_revision(warm)) {
+                RevisionState::Warm
+            } else if draining(past) {
+                RevisionState::Draining
+            } else {
+                RevisionState::Kept
+            };
+            past.info(state)
+        });
+        let forgotten = self.draining.iter().filter(|draining| {
+            draining.revision.strong_count() > 0
+                && !self.past.iter().any(|past| past.is(draining.past.digest, &draining.past.spec))
+        });
+        kept.chain(forgotten.map(|draining| draining.past.info(RevisionState::Draining))).collect()
+    }
+}
+
+/// What is known of a revision that is published now.
+pub(super) fn past_of(revision: &Revision, size: u64, by: PublishedBy) -> Past {
+    Past { digest: revision.digest(), spec: revision.spec().clone(), size, by, at: SystemTime::now(), outcome: None }
+}
+
+/// Eight digits by which configurations are told apart. They give nothing of it away.
+fn configuration(spec: &ComponentSpec) -> String {
+    let mut digest = Code::new(format!("{spec:?}")).digest().to_string();
+    digest.truncate(8);
+    digest
+}
