@@ -1,10 +1,10 @@
 //! Metrics: what is counted, exactly, and how it is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use e2e::{Host, Metrics, Remote, eventually_true, need, program};
+use e2e::{Host, Metrics, Remote, Run, artifact, eventually_true, need, program};
 use serde_json::json;
 
 /// What has been counted of requests so far, by handler, method and status.
@@ -157,23 +157,15 @@ fn failures_of_guests_are_counted_by_reason() {
 }
 
 #[test]
-fn a_guest_that_cannot_start_is_counted() {
-    let host = Host::with_only("instantiation-trap", "").start();
-    let before = host.metrics();
-    host.get("/").expect(502);
-    let labels = [("component", "guest"), ("reason", "start")];
-    let after = host.metrics();
-    assert_eq!(after.sum("guest_failures_total", &labels) - before.sum("guest_failures_total", &labels), 1.0);
-}
-
-#[test]
 fn requests_that_are_shed_are_counted() {
     let lines = "max-guests = 1\nqueue = 1\nqueue-timeout = \"100ms\"\nmax-instance-concurrent-reuse-count = 1\n";
     let host = Host::with_only("misbehaving-p3", lines).start();
+    let guests = |state| host.metrics().sum("guests", &[("component", "guest"), ("state", state)]);
+    // Its only health check is over, so that nothing else waits.
+    eventually_true("an idle guest", || guests("idle") == 1.0);
     let mut busy = host.wire();
     busy.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
     busy.head().expect("its answer begins");
-    let guests = |state| host.metrics().sum("guests", &[("component", "guest"), ("state", state)]);
     assert_eq!((guests("busy"), guests("idle")), (1.0, 0.0));
     for _ in 0..3 {
         host.get("/ok").problem(503, "overloaded");
@@ -274,4 +266,41 @@ fn promtool_finds_nothing() {
     let output = checking.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn what_is_deployed_with_it_is_right() {
+    let promtool = need!(program("promtool"), "promtool, which is in Debian's package prometheus");
+    let folder = artifact::root().join("deploy/prometheus");
+    for arguments in [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "hostler.rules.yml"],
+        ["test", "rules", "hostler.tests.yml"],
+    ] {
+        let run = Run::of(Command::new(&promtool).args(arguments).current_dir(&folder));
+        assert_eq!(run.code, Some(0), "{arguments:?}: {}{}", run.stdout, run.stderr);
+    }
+    // What the rules and the dashboard ask for is there.
+    let dashboard = std::fs::read_to_string(artifact::root().join("deploy/grafana/hostler.json")).expect("it is there");
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
+    let rules = std::fs::read_to_string(folder.join("hostler.rules.yml")).expect("it is there");
+    let shown = Host::start().internal().get("/metrics").expect(200).text();
+    let known: BTreeSet<&str> =
+        shown.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).map(|(name, _)| name).collect();
+    let asked = names(&rules).chain(names(&dashboard.to_string())).collect::<BTreeSet<_>>();
+    assert!(asked.len() > 15, "{asked:?}");
+    let missing: Vec<_> = asked.iter().filter(|name| !known.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?} are not among {known:?}");
+}
+
+/// The names of our metrics in a text, without what a histogram adds to its own.
+fn names(text: &str) -> impl Iterator<Item = String> {
+    let prefixes =
+        ["http_", "guests", "guest_", "instances", "requests_", "retries_", "swaps_", "store_", "process_", "log_"];
+    let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_' || letter == ':'));
+    let ours = words.filter(move |word| prefixes.iter().any(|prefix| word.starts_with(prefix)));
+    ours.map(|name| {
+        let base = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        base.unwrap_or(name).to_owned()
+    })
 }

@@ -1,4 +1,5 @@
-//! Brings what becomes of instances into the log: which came, went, are unavailable, are available again.
+//! Brings what becomes of instances into the log: which are unavailable, available again, or gone. That one came is told by
+//! who registered it.
 //!
 //! Looks at the registry's snapshots from aside, so that neither the registry nor a request has to wait for the log. What
 //! changes twice between two looks isn't told. Bounded by [`MOST`] lines a look.
@@ -21,7 +22,6 @@ type States = BTreeMap<(String, String), (bool, String)>;
 /// What became of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    Came,
     Went,
     Unavailable,
     Available,
@@ -41,14 +41,13 @@ pub(super) async fn tell(registry: &Registry) {
         let changes = changes(&states, &now);
         for (change, namespace, instance, address) in changes.iter().take(MOST) {
             match change {
-                Change::Came => tracing::info!(namespace, instance, address, "an instance was registered"),
                 Change::Went => tracing::info!(namespace, instance, address, "an instance is not registered any more"),
                 Change::Unavailable => tracing::warn!(namespace, instance, address, "an instance is unavailable"),
                 Change::Available => tracing::info!(namespace, instance, address, "an instance is available again"),
             }
         }
         if changes.len() > MOST {
-            tracing::warn!(instances = changes.len() - MOST, "more instances came, went, or changed their state");
+            tracing::warn!(instances = changes.len() - MOST, "more instances went or changed their state");
         }
         (seen, states) = (snapshot, now);
     }
@@ -69,10 +68,9 @@ fn changes<'a>(before: &'a States, now: &'a States) -> Vec<(Change, &'a str, &'a
     for ((namespace, name), (available, address)) in now {
         let was = before.get(&(namespace.clone(), name.clone())).map(|(available, _)| *available);
         let change = match (was, *available) {
-            (None, _) => Change::Came,
-            (Some(true), false) => Change::Unavailable,
+            (None | Some(true), false) => Change::Unavailable,
             (Some(false), true) => Change::Available,
-            (Some(_), _) => continue,
+            _ => continue,
         };
         changes.push((change, namespace.as_str(), name.as_str(), address.as_str()));
     }
@@ -97,9 +95,10 @@ mod tests {
     #[test]
     fn tells_what_is_different() {
         let before = states(&[("a", true), ("b", false), ("c", true), ("d", true)]);
-        let now = states(&[("a", false), ("b", true), ("c", true), ("e", true)]);
+        let now = states(&[("a", false), ("b", true), ("c", true), ("e", true), ("f", false)]);
         let changes: Vec<_> = changes(&before, &now).into_iter().map(|(change, _, name, _)| (change, name)).collect();
-        let expected = [(Change::Unavailable, "a"), (Change::Available, "b"), (Change::Came, "e"), (Change::Went, "d")];
+        let expected =
+            [(Change::Unavailable, "a"), (Change::Available, "b"), (Change::Unavailable, "f"), (Change::Went, "d")];
         assert_eq!(changes, expected);
     }
 }

@@ -164,7 +164,12 @@ impl Worker {
         match chosen {
             Chosen::Here(pool) => {
                 let deadline = begun + pool.template().limits().request_timeout;
-                let mut answer = pool.call(request, hop.depth, deadline).await.map_err(call_failed)?;
+                let answer = pool.call(request, hop.depth, deadline).await.inspect_err(|error| {
+                    if let CallError::Shed(reason, _) = error {
+                        pool.template().count_shed(*reason);
+                    }
+                });
+                let mut answer = answer.map_err(call_failed)?;
                 answer.headers_mut().entry(SERVED_BY).or_insert_with(|| pool.template().served_by.clone());
                 Ok(answer)
             }
@@ -206,7 +211,7 @@ impl Chosen {
 fn call_failed(error: CallError) -> Failed {
     let failed = |problem, unsent, retry| Failed { problem, unsent, retry };
     match error {
-        CallError::Shed(request) => {
+        CallError::Shed(_, request) => {
             let problem = Problem::new(Code::Overloaded, "too many requests are waiting; try again later");
             failed(problem.retry_after(RETRY_AFTER_SECONDS), Some(request), true)
         }

@@ -97,7 +97,7 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// No guest had room in time. Nothing of the request was seen by one, so here it is again.
-    Shed(Box<Request<Body>>),
+    Shed(Shed, Box<Request<Body>>),
     /// The guest that would have taken it could not be started. Nothing of the request was seen by one.
     NotStarted(Box<Request<Body>>),
     /// The deadline passed while a guest was on it.
@@ -144,8 +144,7 @@ impl Pool {
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
         if let Err(request) = self.submit(Job { request, reply, call: call.clone(), waits: false }) {
-            self.template.count_shed(Shed::QueueFull);
-            return Err(CallError::Shed(request));
+            return Err(CallError::Shed(Shed::QueueFull, request));
         }
         let mut caller = Caller { pool: self, call: Some(call) };
 
@@ -158,8 +157,7 @@ impl Pool {
                 answer = &mut answer => break answer,
                 () = &mut timer => {
                     if let Some(request) = caller.withdraw() {
-                        self.template.count_shed(Shed::Timeout);
-                        return Err(CallError::Shed(request));
+                        return Err(CallError::Shed(Shed::Timeout, request));
                     }
                     let now = Instant::now();
                     if deadline <= now {
@@ -190,7 +188,7 @@ impl Pool {
 
     /// Counts a call that has no answer, unless that isn't the component's fault.
     fn count(&self, error: CallError) -> CallError {
-        if !matches!(error, CallError::Shed(_) | CallError::Failed(Failure::Replaced)) {
+        if !matches!(error, CallError::Shed(..) | CallError::Failed(Failure::Replaced)) {
             self.count_call();
             self.count_failure();
         }
@@ -439,13 +437,11 @@ impl Caller<'_> {
         if let Some(NotStarted { request, no_room }) = error.downcast_ref() {
             self.call = None;
             let request = request.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let error = if *no_room {
-                pool.template.count_shed(Shed::NoRoom);
-                CallError::Shed
-            } else {
-                CallError::NotStarted
+            return match request {
+                Some(request) if *no_room => CallError::Shed(Shed::NoRoom, request),
+                Some(request) => CallError::NotStarted(request),
+                None => CallError::Failed(Failure::Start),
             };
-            return request.map_or(CallError::Failed(Failure::Start), error);
         }
         let code = error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
             || error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>();

@@ -141,6 +141,8 @@ fn allocate() -> ! {
     }
 }
 
+// Not inlined, so that its name is in the backtrace.
+#[inline(never)]
 fn trap() -> ! {
     #[cfg(target_family = "wasm")]
     std::arch::wasm32::unreachable();
