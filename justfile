@@ -37,10 +37,14 @@ test *arguments: target
     cargo build --locked -p host
     cargo test --locked --workspace {{ guest_only }} --exclude compose "$@"
 
-# Run the tests that kill and break things ten times as long as `just test` does
+# Run the tests that kill, swap and break things much longer than `just test` does. Takes about half an hour
 soak: target
     cargo build --locked -p host
     CRASH_ROUNDS=1000 cargo test --locked -p e2e --test crash
+    # One file at a time, and nothing beside it: what is measured is the process's memory.
+    SWAP_ROUNDS=100 SWAPS_IN_A_ROW=1000 cargo test --locked -p e2e --test swap -- --nocapture --test-threads 1
+    BAD_ROUNDS=50 cargo test --locked -p e2e --test bad_revisions -- --nocapture --test-threads 1
+    KILL_ROUNDS=200 cargo test --locked -p e2e --test swap_restart -- --nocapture
 
 # Check format, lints, documentation and dependencies
 check: target
@@ -87,6 +91,16 @@ bench-store *arguments: target
     CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host
     tests/bench/store.py "$@"
     just bench-log
+
+# Measure what requests notice of hot swaps, and how long these take; arguments as `tests/bench/swap.py --help` says
+bench-swap *arguments: target
+    #!/usr/bin/env bash
+    set -euo pipefail
+    command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
+    cargo build --release --locked --target {{ wasm }} --target-dir target/guests \
+        -p stamped -p stamped-gateway -p stamped-storage -p stamped-echo
+    tests/bench/swap.py "$@"
 
 # Measure txlog beside Redis on this disk, in turns; then replay and compaction of a log of 1 GiB
 bench-log:

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, Control, Kv, Readiness};
+use crate::control::{self, Components, Control, Kv, Readiness};
 use crate::data::Data;
 use crate::edge::{self, Edge};
 use crate::join::Joiner;
@@ -27,20 +27,23 @@ use crate::manifest::{self, Environment, Manifest};
 use crate::metrics::{Commits, Metrics, Sources};
 use crate::swap::Swapper;
 use crate::telemetry::{self, Log};
+use crate::watch::Watch;
 
 /// Runs the assembly until it is told to stop.
 ///
 /// # Errors
 /// Each carries its exit code, see [`exit`].
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let manifest = manifest::load(args, &Environment::of_process()).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let process = Environment::of_process();
+    let manifest = manifest::load(args, &process).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let watch = Watch::new(args, process, &manifest);
     let log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
     let commits = Arc::<Commits>::default();
     let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone())?;
-    let ended = assemble(manifest, &data, commits, &log);
+    let ended = assemble(manifest, watch, &data, commits, &log);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(mut manifest: Manifest, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
+fn assemble(mut manifest: Manifest, watch: Watch, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
     let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
@@ -62,7 +65,7 @@ fn assemble(mut manifest: Manifest, data: &Data, commits: Arc<Commits>, log: &Lo
     let metrics = Metrics::new(
         manifest.run.workers,
         Sources {
-            registry: registry.clone(),
+            registry,
             runtime: runtime.clone(),
             swapper: swapper.clone(),
             store: data.store.clone(),
@@ -72,19 +75,20 @@ fn assemble(mut manifest: Manifest, data: &Data, commits: Arc<Commits>, log: &Lo
         },
     );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, &runtime, registry, data.store.clone(), swapper, metrics, log))
+    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, metrics, log))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
 async fn serve(
     manifest: Manifest,
+    watch: Watch,
     runtime: &Runtime,
-    registry: Registry,
     store: Arc<dyn Store>,
     swapper: Swapper,
     metrics: Metrics,
     log: &Log,
 ) -> anyhow::Result<()> {
+    let registry = runtime.registry().clone();
     // Before anything listens, so that no signal is missed.
     let signals = signals()?;
     let public = edge::Listener::bind(manifest.public.listen)
@@ -108,7 +112,7 @@ async fn serve(
         token: manifest.internal.token.clone(),
         public: public_address,
         internal: internal_address,
-        swapper: swapper.clone(),
+        components: Components::new(swapper.clone()),
         metrics: metrics.clone(),
         log_level: log.level(),
     };
@@ -125,6 +129,7 @@ async fn serve(
             });
         }
     }
+    tasks.spawn(watch.run(swapper.clone(), reached(signals.clone(), 1)));
     let sampling = tokio::spawn({
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }

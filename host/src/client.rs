@@ -1,6 +1,7 @@
-//! The client of another host's internal address: what `host join`, `host status` and the manifest's `[join]` speak.
+//! The client of another host's internal address: what client commands like `host status` and the
+//! manifest's `[join]` speak.
 //!
-//! Every call is bounded by [`CONNECT`], [`CALL`] and [`ANSWER`].
+//! Every call is bounded by [`CONNECT`], [`CALL`] or [`SWAP`], and [`ANSWER`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use registry::{Address, Name, Namespace};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// For a whole call.
 const CALL: Duration = Duration::from_secs(10);
+
+/// For a call that swaps a component: others may come first, it is compiled, and a rehearsal takes its time.
+const SWAP: Duration = Duration::from_secs(15 * 60);
 
 /// Most bytes of an answer: some 100,000 instances.
 const ANSWER: usize = 32 << 20;
@@ -137,47 +141,54 @@ impl Client {
             "name": name.as_str(),
             "address": address.to_string(),
         });
-        let registered: Registered = self.call(Method::POST, "register", Some(&body)).await?;
+        let registered: Registered = self.call(self.request(Method::POST, "register")?.json(&body)).await?;
         Ok(Duration::from_millis(registered.heartbeat_interval_ms))
     }
 
     /// Renews an instance's lease.
     pub(crate) async fn heartbeat(&self, namespace: &Namespace, name: &Name) -> Result<(), CallError> {
         let body = json!({"namespace": namespace.as_str(), "name": name.as_str()});
-        self.call(Method::POST, "heartbeat", Some(&body)).await.map(|_: Value| ())
+        self.call(self.request(Method::POST, "heartbeat")?.json(&body)).await.map(|_: Value| ())
     }
 
     /// Takes an instance out of the registry.
     pub(crate) async fn deregister(&self, namespace: &Namespace, name: &Name) -> Result<(), CallError> {
-        self.send(Method::DELETE, &format!("register/{namespace}/{name}"), None).await.map(|_| ())
+        self.send(self.request(Method::DELETE, &format!("register/{namespace}/{name}"))?).await.map(drop)
     }
 
     /// Gets a document.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
-        self.call(Method::GET, path, None).await
+        self.call(self.request(Method::GET, path)?).await
     }
 
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<T, CallError> {
-        let answer = self.send(method, path, body).await?;
+    /// Swaps a component: sends bytes to `path`.
+    pub(crate) async fn swap<T: DeserializeOwned>(&self, path: &str, bytes: Vec<u8>) -> Result<T, CallError> {
+        self.call(self.request(Method::PUT, path)?.timeout(SWAP).body(bytes)).await
+    }
+
+    /// Brings a component back to another revision: sends a document to `path`.
+    pub(crate) async fn roll_back<T: DeserializeOwned>(&self, path: &str, document: &Value) -> Result<T, CallError> {
+        self.call(self.request(Method::POST, path)?.timeout(SWAP).json(document)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, CallError> {
+        let url = self.host.0.join(path).map_err(|error| CallError::Away(error.to_string()))?;
+        let request = self.http.request(method, url);
+        Ok(match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        })
+    }
+
+    /// The document of an answer that is a success.
+    async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CallError> {
+        let answer = self.send(request).await?;
         serde_json::from_slice(&answer)
             .map_err(|_| CallError::Away(format!("what answers at {} is no host's internal address", self.host)))
     }
 
     /// The body of an answer that is a success.
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Vec<u8>, CallError> {
-        let url = self.host.0.join(path).map_err(|error| CallError::Away(error.to_string()))?;
-        let mut request = self.http.request(method, url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.reveal());
-        }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+    async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, CallError> {
         let mut response = request.send().await.map_err(|error| CallError::Away(innermost(&error)))?;
         let status = response.status();
         let mut answer = Vec::new();

@@ -276,7 +276,7 @@ mod tests {
             token,
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal,
-            swapper: crate::swap::testing::swapper(Vec::new()).0,
+            components: control::Components::new(crate::swap::testing::swapper(Vec::new()).0),
             metrics: Metrics::of(&registry),
             log_level: Level::new(LogLevel::Off).0,
         };

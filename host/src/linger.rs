@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 /// In all.
 const TIME: Duration = Duration::from_secs(10);
 
-/// More are not read.
-const BYTES: usize = 64 << 20;
+/// More are not read. Any component is smaller.
+const BYTES: usize = 256 << 20;
 
 /// Reads on, in a task of its own.
 pub(crate) fn linger<B: Body<Data: Send> + Send + Unpin + 'static>(mut body: B) {

@@ -6,8 +6,8 @@
 //! - [`edge`]: the public address. [`control`]: the internal one.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
-//! - [`swap`]: one revision of a component after another. [`look`]: what a file looks like.
-//! - [`linger`]: what becomes of bodies that nobody wants.
+//! - [`linger`]: what becomes of bodies that nobody wants. [`look`]: whether a file is still the same.
+//! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
 //! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log.
 
 mod app;
@@ -27,6 +27,7 @@ mod swap;
 mod telemetry;
 mod token;
 mod value;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
         Command::Run(args) => app::run(&args),
         Command::Check(args) => cli::check(&args),
         Command::Status(args) => blocking(cli::status(&args)),
+        Command::Swap(args) => blocking(cli::swap(&args)),
+        Command::Rollback(args) => blocking(cli::rollback(&args)),
+        Command::Revisions(args) => blocking(cli::revisions(&args)),
         Command::Join(args) => {
             let _log = telemetry::start(telemetry::LogFormat::fitting(), telemetry::LogLevel::Info);
             blocking(cli::join(args))

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Client, Log, Metrics, Reply, Wire, artifact, eventually};
+use crate::{Client, Log, Metrics, Reply, Usage, Wire, artifact, eventually, revision};
 
 /// A running host. Reads like a [`Client`] of its public address. Killed when it is dropped.
 pub struct Host {
@@ -233,6 +233,15 @@ impl Host {
         Self::builder().manifest(&manifest).flag("--workers").flag("1")
     }
 
+    /// The guest `stamped`, number 0, on `/`, from a file `guest.wasm` that is the test's to change, with further lines
+    /// for its table.
+    pub fn with_stamped(lines: &str) -> Builder {
+        let manifest = format!(
+            "[components.guest]\nsource = \"guest.wasm\"\nroute = \"/\"\nhealth-check = {{ path = \"/healthz\" }}\n{lines}\n"
+        );
+        Self::builder().file("guest.wasm", revision::stamped("stamped", 0)).manifest(&manifest)
+    }
+
     /// The binary, without the variables that change what it does.
     pub fn command() -> Command {
         let mut command = Command::new(artifact::host());
@@ -293,6 +302,32 @@ impl Host {
     #[track_caller]
     pub fn metrics(&self) -> Metrics {
         Metrics::parse(&self.internal.get("/metrics").expect(200).text())
+    }
+
+    /// What it has of the machine's now.
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.pid())
+    }
+
+    /// Swaps a component for these bytes.
+    #[track_caller]
+    pub fn swap(&self, component: &str, bytes: impl Into<Vec<u8>>) -> Reply {
+        self.internal.request("PUT", &format!("/components/{component}")).body(bytes).send()
+    }
+
+    /// A component as `/components` has it.
+    #[track_caller]
+    pub fn component(&self, name: &str) -> Value {
+        let all = self.internal.get("/components").expect(200).json();
+        let mut listed = all["components"].as_array().expect("a list of components").iter();
+        listed.find(|component| component["name"] == name).unwrap_or_else(|| panic!("no {name} in {all}")).clone()
+    }
+
+    /// The revisions of a component, the newest publication first.
+    #[track_caller]
+    pub fn revisions(&self, component: &str) -> Vec<Value> {
+        let listed = self.internal.get(&format!("/components/{component}/revisions")).expect(200).json();
+        listed["revisions"].as_array().expect("a list of revisions").clone()
     }
 
     /// Registers an instance of the namespace `storage`.

@@ -6,6 +6,7 @@
 //! - [`Host`]: a running host and how to start one.
 //! - [`Client`], [`Reply`]: ordinary requests. [`Wire`]: odd ones, byte by byte.
 //! - [`Remote`]: an instance outside of the host, made by the test.
+//! - [`Load`]: many clients at once, which miss nothing. [`revision`]: what components are swapped for.
 //! - [`Disk`]: a small one, to be filled.
 //! - [`artifact`]: the binary under test and the guests, built once.
 //! - [`Metrics`]: what a host's `/metrics` says.
@@ -16,19 +17,24 @@ pub mod artifact;
 mod disk;
 mod host;
 mod http;
+pub mod load;
 mod log;
 mod metrics;
 mod needs;
 mod remote;
+pub mod revision;
+mod usage;
 mod wait;
 mod wire;
 
 pub use crate::disk::Disk;
 pub use crate::host::{Builder, Host, Run};
 pub use crate::http::{Client, Reply, Request};
+pub use crate::load::Load;
 pub use crate::log::Log;
 pub use crate::metrics::Metrics;
-pub use crate::needs::{missing, program};
+pub use crate::needs::{missing, program, rounds};
 pub use crate::remote::{Exchange, Remote};
+pub use crate::usage::Usage;
 pub use crate::wait::{PATIENCE, eventually, eventually_true};
 pub use crate::wire::{Head, Wire};

@@ -1,6 +1,11 @@
-//! Tests that need something this machine may not have.
+//! Tests that need something this machine may not have, or more time than everybody has.
 
 use std::path::PathBuf;
+
+/// How often to do something: what this environment variable says, or else this.
+pub fn rounds(variable: &str, otherwise: u32) -> u32 {
+    std::env::var(variable).map_or(otherwise, |rounds| rounds.parse().expect("a number of rounds"))
+}
 
 /// Says that a test is skipped for want of `what`.
 ///

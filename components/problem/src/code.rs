@@ -68,6 +68,8 @@ codes! {
     UnknownInstance = "unknown_instance", NOT_FOUND, "There is no such instance";
     /// The assembly has no such component.
     UnknownComponent = "unknown_component", NOT_FOUND, "There is no such component";
+    /// No such revision of the component is kept.
+    UnknownRevision = "unknown_revision", NOT_FOUND, "There is no such revision";
     /// The path exists, the method on it doesn't. The response names those that do in `Allow`.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     /// The head of the request did not come in time.
@@ -78,6 +80,8 @@ codes! {
     NotANumber = "not_a_number", CONFLICT, "The value is not a number";
     /// The sum is beyond the range of a number.
     NumberOverflow = "number_overflow", CONFLICT, "The sum is out of range";
+    /// The component was never swapped, so there is nothing to go back to.
+    NoPreviousRevision = "no_previous_revision", CONFLICT, "There is no revision before this one";
     /// The key isn't as the request's condition (`If-Match`, `If-None-Match`) wants it.
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "The key has changed";
     /// The body is longer than the limit.
@@ -90,10 +94,14 @@ codes! {
     BatchTooHeavy = "batch_too_heavy", PAYLOAD_TOO_LARGE, "The batch has too many bytes";
     /// The body's content type isn't one that is understood here.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported";
+    /// The component that came can't be run, or didn't prove itself. The one before serves on.
+    SwapFailed = "swap_failed", UNPROCESSABLE_ENTITY, "The component was not swapped";
     /// The request's head is longer than the limit, or has too many headers.
     HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large";
     /// The host or a component failed in a way that says nothing about the request.
     InternalError = "internal_error", INTERNAL_SERVER_ERROR, "Something went wrong";
+    /// The swap can't be made to survive a restart. The revision before serves on.
+    SwapNotRecorded = "swap_not_recorded", INTERNAL_SERVER_ERROR, "The swap can't be recorded";
     /// The component trapped or ended without an answer.
     ComponentFailed = "component_failed", BAD_GATEWAY, "The component failed";
     /// The instance did not accept the connection, or broke it before the answer.
@@ -102,6 +110,8 @@ codes! {
     NoInstanceAvailable = "no_instance_available", SERVICE_UNAVAILABLE, "No instance is available";
     /// Every guest is busy and the queue is full.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once";
+    /// The host is stopping and takes no more of these.
+    Draining = "draining", SERVICE_UNAVAILABLE, "The host is stopping";
     /// The registry holds as many instances as it may.
     RegistryFull = "registry_full", SERVICE_UNAVAILABLE, "The registry is full";
     /// The store failed, or can't be reached.

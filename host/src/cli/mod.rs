@@ -8,7 +8,11 @@ mod completions;
 mod join;
 mod kv;
 mod log;
+mod revisions;
+mod rollback;
 mod status;
+mod swap;
+mod table;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -17,6 +21,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use problem::query;
 use registry::{Name, Namespace};
 use store::Bucket;
 
@@ -31,7 +36,10 @@ pub(crate) use completions::completions;
 pub(crate) use join::join;
 pub(crate) use kv::kv;
 pub(crate) use log::log;
+pub(crate) use revisions::revisions;
+pub(crate) use rollback::rollback;
 pub(crate) use status::status;
+pub(crate) use swap::swap;
 
 /// Exit codes. clap exits with [`exit::USAGE`] by itself.
 pub(crate) mod exit {
@@ -85,6 +93,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     Check(CheckArgs),
     Status(StatusArgs),
+    Swap(SwapArgs),
+    Rollback(RollbackArgs),
+    Revisions(RevisionsArgs),
     Join(JoinArgs),
     Kv(KvArgs),
     Log(LogArgs),
@@ -104,7 +115,7 @@ pub(crate) enum Command {
 ///
 /// Exit codes: 0 drained, 1 failed, 2 wrong usage or manifest, 3 an address could not be bound, 4 the store is damaged
 /// (the message names file and offset), 5 the store could not be written or synced, 130 second signal.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct RunArgs {
     /// The manifest; without it the built-in assembly is run: gateway, storage-1 to storage-3, echo-1 to echo-3
     #[arg(short = 'f', long = "manifest", env = "HOSTLER_MANIFEST", value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -163,6 +174,80 @@ pub(crate) struct StatusArgs {
 
     #[command(flatten)]
     host: HostArgs,
+}
+
+/// Swap a component of a running host for another one, without a request that fails
+///
+/// The host compiles the new component, starts its guests and checks their health before the first request goes to it.
+/// Requests that have begun end on the old one. If the new one fails too often afterwards, the old one comes back by
+/// itself. What was swapped survives a restart, unless the manifest or the file that it names is changed later.
+///
+/// Exit codes: 0 every new request is served by the component, 1 it was refused (the old one serves on, the message says
+/// why) or, with --watch, taken back, 2 wrong usage.
+#[derive(Args, Debug)]
+pub(crate) struct SwapArgs {
+    #[command(flatten)]
+    component: ComponentArgs,
+
+    /// The component that takes its place
+    #[arg(value_name = "FILE.wasm", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+
+    /// Run the next N requests on the new component too, for at most 60 s, and compare the answers before any client gets
+    /// one from it [manifest: components.NAME.rehearse] [default: 0]
+    #[arg(long, value_name = "N")]
+    rehearse: Option<u32>,
+
+    /// When to go through with it after the rehearsal: never, identical (every answer was the same), safe (none got
+    /// worse) or always [manifest: components.NAME.promote] [default: safe]
+    #[arg(long, value_name = "WHEN", value_parser = ["never", "identical", "safe", "always"], hide_possible_values = true)]
+    promote: Option<String>,
+
+    /// Wait until the new component has proved itself
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Bring a component of a running host back to the revision before, or to another one that is kept
+///
+/// Exit codes: 0 every new request is served by that revision, 1 there is none or it was refused, 2 wrong usage.
+#[derive(Args, Debug)]
+pub(crate) struct RollbackArgs {
+    #[command(flatten)]
+    component: ComponentArgs,
+
+    /// The revision's digest, or at least its first 8 digits; `host revisions` lists them
+    #[arg(long, value_name = "DIGEST")]
+    to: Option<String>,
+}
+
+/// List the revisions of a component of a running host, the newest first
+#[derive(Args, Debug)]
+pub(crate) struct RevisionsArgs {
+    #[command(flatten)]
+    component: ComponentArgs,
+
+    /// How to write it
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Which component of which host.
+#[derive(Args, Debug)]
+struct ComponentArgs {
+    /// The component's name in the manifest
+    #[arg(value_parser = component_name)]
+    name: String,
+
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+impl ComponentArgs {
+    /// Its path on the internal address.
+    fn path(&self, rest: &str) -> String {
+        format!("components/{}{rest}", query::encode(&self.name))
+    }
 }
 
 /// How a command writes its result to stdout.
@@ -374,6 +459,11 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Whether there is such a component is for the host to say; these would be other paths.
+fn component_name(text: &str) -> Result<String, String> {
+    if matches!(text, "" | "." | "..") { Err("it can't be a component's name".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 fn path(text: &str) -> Result<String, String> {
     let valid = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
     valid.then(|| text.to_owned()).ok_or_else(|| "a path begins with \"/\", like \"/healthz\"".to_owned())
@@ -394,6 +484,8 @@ mod tests {
     fn flags_are_checked_where_they_are_typed() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         assert!(parse("host kv set k - -b sessions --internal http://gateway:9090").is_ok());
+        assert!(parse("host swap storage new.wasm --rehearse 100 --promote identical --watch --token-file t").is_ok());
+        assert!(parse("host rollback storage --to 0123456789").is_ok());
         assert!(parse("host run -e A=1 -e B= --workers 2 --listen 0.0.0.0:0 --drain-timeout 0s").is_ok());
         for line in [
             "host",
@@ -411,6 +503,13 @@ mod tests {
             "host join --name a --url http://x --health-path healthz",
             "host status --internal 127.0.0.1:9090",
             "host status -o yaml",
+            "host swap storage",
+            "host swap .. new.wasm",
+            "host swap storage new.wasm --rehearse some",
+            "host swap storage new.wasm --promote soon",
+            "host rollback",
+            "host rollback storage 0123456789",
+            "host revisions storage -o yaml",
             "host log",
             "host log verify",
             "host log repair x",

@@ -1,28 +1,11 @@
 //! `host status`.
 
-use std::fmt::Write;
-
 use anyhow::Context;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::table::{ago, short, table};
 use super::{Output, StatusArgs};
-use crate::control::Instances;
-
-/// What matters of `GET /components`.
-#[derive(Deserialize)]
-struct Components {
-    components: Vec<Component>,
-}
-
-#[derive(Deserialize)]
-struct Component {
-    name: String,
-    namespace: String,
-    route: Option<String>,
-    instances: Vec<String>,
-    digest: String,
-}
+use crate::control::{Instances, Listed};
 
 /// Asks the host and prints its instances and components to stdout: as tables, or as
 /// `{"available","total","instances":[…],"components":[…]}`.
@@ -40,48 +23,35 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
         Output::Text => {
             let unexpected = || format!("reading the answer of the host at {}", client.host());
             let instances: Instances = serde_json::from_value(instances).with_context(unexpected)?;
-            let components: Components = serde_json::from_value(components).with_context(unexpected)?;
+            let components: Listed = serde_json::from_value(components).with_context(unexpected)?;
             tables(&instances, &components)
         }
     };
     super::print(&text)
 }
 
-fn tables(instances: &Instances, components: &Components) -> String {
+fn tables(instances: &Instances, components: &Listed) -> String {
     let mut text = format!("{} of {} instances are available\n\n", instances.available, instances.total);
     let rows = instances.instances.iter().map(|instance| {
-        let seen = format!("{:.1} s ago", instance.last_seen_ms as f64 / 1000.0);
+        let seen = ago(instance.last_seen_ms);
         [instance.namespace.clone(), instance.name.clone(), instance.state.clone(), instance.address.clone(), seen]
     });
     table(&mut text, ["NAMESPACE", "INSTANCE", "STATE", "ADDRESS", "LAST SEEN"], rows);
     text.push('\n');
     let rows = components.components.iter().map(|component| {
         let route = component.route.clone().unwrap_or_else(|| "-".to_owned());
-        let digest = component.digest.chars().take(12).collect();
         let count = component.instances.len().to_string();
-        [component.name.clone(), component.namespace.clone(), route, count, digest]
-    });
-    table(&mut text, ["COMPONENT", "NAMESPACE", "ROUTE", "INSTANCES", "REVISION"], rows);
-    text
-}
-
-/// Left-aligned columns, two spaces apart.
-fn table<const COLUMNS: usize>(
-    text: &mut String,
-    header: [&str; COLUMNS],
-    rows: impl Iterator<Item = [String; COLUMNS]>,
-) {
-    let rows: Vec<[String; COLUMNS]> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
-    let widths: [usize; COLUMNS] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            write!(line, "{cell:width$}  ").expect("writing to a string never fails");
+        let published = format!("{} by {}", ago(component.published_ms_ago), component.published_by);
+        let mut source = component.source.clone();
+        if component.differs_from_source {
+            source += " (another revision runs)";
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
+        let (name, namespace) = (component.name.clone(), component.namespace.clone());
+        [name, namespace, route, count, short(&component.digest).to_owned(), published, source]
+    });
+    let header = ["COMPONENT", "NAMESPACE", "ROUTE", "INSTANCES", "REVISION", "PUBLISHED", "SOURCE"];
+    table(&mut text, header, rows);
+    text
 }
 
 #[cfg(test)]
@@ -95,7 +65,12 @@ mod tests {
             {"namespace": "s", "name": "long-name", "state": "unavailable", "address": "http://x:1", "last_seen_ms": 61000},
         ]});
         let components = json!({"components": [
-            {"name": "echo", "namespace": "echo", "route": null, "instances": ["e"], "digest": "0123456789abcdef"},
+            {"name": "echo", "namespace": "echo", "route": null, "instances": ["e"], "digest": "0123456789abcdef",
+             "published_ms_ago": 7_200_000, "published_by": "swap", "source": "/srv/echo.wasm", "source_digest": null,
+             "differs_from_source": true, "draining": 0, "watching": false},
+            {"name": "gateway", "namespace": "gateway", "route": "/", "instances": [], "digest": "",
+             "published_ms_ago": 10, "published_by": "start", "source": "builtin:gateway", "source_digest": "",
+             "differs_from_source": false, "draining": 0, "watching": false},
         ]});
         let text = tables(
             &serde_json::from_value(instances).expect("instances"),
@@ -105,11 +80,12 @@ mod tests {
 1 of 2 instances are available
 
 NAMESPACE  INSTANCE   STATE        ADDRESS     LAST SEEN
-storage    a          available    in-process  0.1 s ago
-s          long-name  unavailable  http://x:1  61.0 s ago
+storage    a          available    in-process  120 ms ago
+s          long-name  unavailable  http://x:1  61 s ago
 
-COMPONENT  NAMESPACE  ROUTE  INSTANCES  REVISION
-echo       echo       -      1          0123456789ab
+COMPONENT  NAMESPACE  ROUTE  INSTANCES  REVISION      PUBLISHED           SOURCE
+echo       echo       -      1          0123456789ab  2 h ago by swap     /srv/echo.wasm (another revision runs)
+gateway    gateway    /      0                        10 ms ago by start  builtin:gateway
 ";
         assert_eq!(text, expected);
     }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use problem::{Code, Problem};
 
 use super::{Control, Failure};
+use crate::linger::linger;
 
 /// Paths that answer without the token, because probes and scrapers rarely have one. They tell nothing worth hiding.
 const OPEN: [&str; 4] = ["/healthz", "/livez", "/readyz", "/metrics"];
@@ -23,6 +24,8 @@ pub(super) async fn require_token(State(control): State<Arc<Control>>, request: 
     if OPEN.contains(&request.uri().path()) || shown.is_some_and(|shown| token.matches(shown)) {
         return next.run(request).await;
     }
+    // A component, for example: the answer is to be seen.
+    linger(request.into_body());
     let detail = "the internal address needs the header \"authorization: Bearer TOKEN\"";
     Failure(Problem::new(Code::Unauthorized, detail)).into_response()
 }

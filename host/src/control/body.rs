@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{FromRequest, OptionalFromRequest, Request};
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -24,11 +24,8 @@ use crate::linger::linger;
 /// Most bytes of a body, but for values and batches of them.
 pub(super) const LIMIT: usize = 64 << 10;
 
-/// Most bytes that larger bodies have together.
-const ROOM: usize = 64 << 20;
-
-/// For a body to arrive.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// For a body to arrive, and for room for it.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The namespace of a request that names none.
 const DEFAULT_NAMESPACE: &str = "storage";
@@ -40,18 +37,27 @@ impl<S: Sync> FromRequest<S> for Fields {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        let headers = request.headers();
-        problem::kv::check_content_type(headers.get(CONTENT_TYPE).map(|value| value.as_bytes()))?;
-        let body = read(request.into_body(), LIMIT).await.map_err(|unread| match unread {
-            Unread::TooLong(_) => Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes")),
-            Unread::Failed(problem) => problem,
-        })?;
-        match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Ok(Fields(fields)),
-            Ok(_) => Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object").into()),
-            Err(error) => Err(Problem::new(Code::InvalidJson, error.to_string()).into()),
-        }
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        Self::of_json(content_type, &read_fields(request.into_body()).await?)
     }
+}
+
+/// No fields if there is no body.
+impl<S: Sync> OptionalFromRequest<S> for Fields {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Option<Self>, Failure> {
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let body = read_fields(request.into_body()).await?;
+        if body.is_empty() { Ok(None) } else { Self::of_json(content_type, &body).map(Some) }
+    }
+}
+
+async fn read_fields(body: Body) -> Result<Bytes, Problem> {
+    read(body, LIMIT, TIMEOUT).await.map_err(|unread| match unread {
+        Unread::TooLong(_) => Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes")),
+        Unread::Failed(problem) => problem,
+    })
 }
 
 /// The most that [`read`] will hold of a body.
@@ -69,9 +75,9 @@ pub(super) enum Unread {
 }
 
 /// Reads a body of at most `limit` bytes. What is left of a longer one is read on for a while, see [`linger`].
-pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, Unread> {
-    tokio::time::timeout(TIMEOUT, collect(body, limit)).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {} s", TIMEOUT.as_secs());
+pub(super) async fn read(body: Body, limit: usize, timeout: Duration) -> Result<Bytes, Unread> {
+    tokio::time::timeout(timeout, collect(body, limit)).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {} s", timeout.as_secs());
         Err(Unread::Failed(Problem::new(Code::RequestTimeout, detail)))
     })
 }
@@ -95,19 +101,25 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
     Ok(held.freeze())
 }
 
-/// The memory for bodies, of requests and answers, of more than [`LIMIT`] bytes: [`ROOM`], for all of them together.
-pub(super) struct Room(Arc<Semaphore>);
+/// The memory for bodies of one kind, of requests and answers, of more than [`LIMIT`] bytes, for all of them together.
+pub(super) struct Room {
+    free: Arc<Semaphore>,
+    /// How many pieces of [`LIMIT`] bytes there are.
+    pieces: usize,
+}
 
 impl Room {
-    pub(super) fn new() -> Self {
-        Room(Arc::new(Semaphore::new(ROOM / LIMIT)))
+    /// Room for `bytes`, which must be enough for the largest body.
+    pub(super) fn new(bytes: usize) -> Self {
+        let pieces = bytes / LIMIT;
+        Room { free: Arc::new(Semaphore::new(pieces)), pieces }
     }
 
     /// Waits until there is room for `bytes` of a body. It is the body's until the permit is dropped.
     pub(super) async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let pieces = if bytes > LIMIT { bytes.div_ceil(LIMIT).min(ROOM / LIMIT) } else { 0 };
+        let pieces = if bytes > LIMIT { bytes.div_ceil(LIMIT).min(self.pieces) } else { 0 };
         let pieces = u32::try_from(pieces).expect("a room has some thousand pieces");
-        match tokio::time::timeout(TIMEOUT, self.0.clone().acquire_many_owned(pieces)).await {
+        match tokio::time::timeout(TIMEOUT, self.free.clone().acquire_many_owned(pieces)).await {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
             Err(_) => Err(Problem::new(Code::Overloaded, "too many large bodies at once").retry_after(1)),
         }
@@ -146,6 +158,15 @@ impl HttpBody for Housed {
 }
 
 impl Fields {
+    fn of_json(content_type: Option<HeaderValue>, body: &[u8]) -> Result<Self, Failure> {
+        problem::kv::check_content_type(content_type.as_ref().map(HeaderValue::as_bytes))?;
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Fields(fields)),
+            Ok(_) => Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object").into()),
+            Err(error) => Err(Problem::new(Code::InvalidJson, error.to_string()).into()),
+        }
+    }
+
     /// The string `name`, as `T` parses it.
     pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T, Problem> {
         let text = self.string(name)?.ok_or_else(|| missing(name))?;
@@ -172,7 +193,8 @@ impl Fields {
         }
     }
 
-    fn string(&self, name: &str) -> Result<Option<&str>, Problem> {
+    /// The string `name`, if it is there.
+    pub(super) fn string(&self, name: &str) -> Result<Option<&str>, Problem> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),

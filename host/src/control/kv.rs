@@ -26,6 +26,9 @@ use crate::kv::wire::{self, Batch, Blob, Keys, Values};
 /// succeeded.
 const ATTEMPTS: usize = 16;
 
+/// Most bytes that values and batches have together while they are received and sent.
+const ROOM: usize = 64 << 20;
+
 /// The store and what bounds its requests.
 pub(crate) struct Kv {
     store: Arc<dyn Store>,
@@ -40,7 +43,7 @@ impl Kv {
     /// `borrowed` if the store is another host's: then it isn't lent to a third, so that hosts that name each other
     /// don't ask in a circle.
     pub(crate) fn new(store: Arc<dyn Store>, limits: Limits, borrowed: bool) -> Self {
-        Kv { store, limits, borrowed, room: Room::new(), salt: RandomState::new().hash_one(()) }
+        Kv { store, limits, borrowed, room: Room::new(ROOM), salt: RandomState::new().hash_one(()) }
     }
 
     fn etag(&self, version: u64) -> HeaderValue {
@@ -76,7 +79,7 @@ impl Kv {
     ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
         let body = request.into_body();
         let room = self.room.take(body::most(&body, limit)).await?;
-        match body::read(body, limit).await {
+        match body::read(body, limit, body::TIMEOUT).await {
             Ok(body) => Ok((body, room)),
             Err(Unread::TooLong(len)) => Err(too_long(len)),
             Err(Unread::Failed(problem)) => Err(problem),

@@ -1,4 +1,4 @@
-//! `GET /instances` and `GET /components`.
+//! `GET /instances`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,6 @@ use registry::InstanceInfo;
 use serde::{Deserialize, Serialize};
 
 use super::{Control, Failure};
-use crate::swap::ComponentInfo;
 
 /// The document of `GET /instances`, the same as that of the public `GET /status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,15 +74,4 @@ pub(super) async fn instances(
     let Query(filter) = filter.map_err(|error| Problem::new(Code::InvalidRequest, error.body_text()))?;
     let namespace = filter.namespace.as_deref().filter(|namespace| *namespace != "*");
     Ok(Json(control.registry.instances(namespace, Instant::now()).into()))
-}
-
-/// `GET /components`: 200 `{"components":[…]}`, see [`ComponentInfo`].
-pub(super) async fn components(State(control): State<Arc<Control>>) -> Json<Components> {
-    Json(Components { components: control.swapper.components() })
-}
-
-/// The document of `GET /components`.
-#[derive(Serialize)]
-pub(super) struct Components {
-    components: Vec<ComponentInfo>,
 }

@@ -1,14 +1,15 @@
-//! The internal address: registrations, look-ups, health and listings, for operators and remote services.
+//! The internal address: registrations, look-ups, swaps, health and listings, for operators and remote services.
 //!
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
-//! in `body`. Parts: `server` (connections), `auth` (token), `body`, `kv` (the store), `registration`, `lookup`, `listing`,
-//! `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of time),
-//! `changes` (what becomes of instances, for the log).
+//! in `body`. Parts: `server` (connections), `auth` (token), `body`, `components` (swaps), `kv` (the store), `registration`,
+//! `lookup`, `listing`, `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of
+//! time), `changes` (what becomes of instances, for the log).
 
 mod auth;
 mod body;
 mod changes;
+mod components;
 mod kv;
 mod leases;
 mod listing;
@@ -26,17 +27,18 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 use problem::{Code, Problem};
 use registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::linger::linger;
 use crate::metrics::Metrics;
-use crate::swap::Swapper;
 use crate::telemetry::Level;
 use crate::token::Token;
 
+pub(crate) use components::{Components, LARGEST_COMPONENT, Listed, Revisions};
 pub(crate) use kv::Kv;
 pub(crate) use listing::Instances;
 pub(crate) use readiness::Readiness;
@@ -55,8 +57,8 @@ pub(crate) struct Control {
     pub(crate) public: SocketAddr,
     /// Where the internal address really listens.
     pub(crate) internal: SocketAddr,
-    /// What `/components` lists and swaps.
-    pub(crate) swapper: Swapper,
+    /// What `/components` shows and swaps.
+    pub(crate) components: Components,
     /// What `/metrics` shows.
     pub(crate) metrics: Metrics,
     /// What `/log-level` shows and sets.
@@ -82,7 +84,10 @@ fn router(control: Arc<Control>) -> Router {
         .route("/api/register", post(registration::register_caller))
         .route("/api/lookup", post(lookup::lookup))
         .route("/instances", get(listing::instances))
-        .route("/components", get(listing::components))
+        .route("/components", get(components::list))
+        .route("/components/{name}", put(components::swap))
+        .route("/components/{name}/revisions", get(components::revisions))
+        .route("/components/{name}/rollback", post(components::rollback))
         .route("/kv/{bucket}", kv::of_bucket())
         // A key has slashes as it likes. That an empty one is refused is for the store to say.
         .route("/kv/{bucket}/", kv::of_key())
@@ -98,12 +103,14 @@ fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
-async fn not_found() -> Failure {
+async fn not_found(body: Body) -> Failure {
+    linger(body);
     Problem::not_found().into()
 }
 
 /// axum adds the `Allow` header.
-async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+async fn method_not_allowed(method: Method, uri: Uri, body: Body) -> Failure {
+    linger(body);
     let detail = format!("{method} is not possible on {}; the header \"allow\" lists what is", uri.path());
     Problem::new(Code::MethodNotAllowed, detail).into()
 }

@@ -40,6 +40,11 @@ impl Readiness {
         self.phase.store(DRAINING, Ordering::Relaxed);
     }
 
+    /// Whether the host is stopping.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == DRAINING
+    }
+
     /// Why the host is not ready, if it isn't: without an available instance of each routed component, it can't be.
     pub(crate) fn obstacle(&self, registry: &Registry, components: &[ComponentInfo]) -> Option<String> {
         match self.phase.load(Ordering::Relaxed) {
@@ -66,7 +71,7 @@ pub(super) async fn alive() -> Json<Value> {
 
 /// `GET /readyz`: 200 `{"status":"ok"}`, or 503 `{"status":"unavailable","reason"}`.
 pub(super) async fn ready(State(control): State<Arc<Control>>) -> (StatusCode, Json<Value>) {
-    match control.readiness.obstacle(&control.registry, &control.swapper.components()) {
+    match control.readiness.obstacle(&control.registry, &control.components.list()) {
         None => (StatusCode::OK, Json(json!({"status": "ok"}))),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unavailable", "reason": reason}))),
     }

@@ -56,7 +56,7 @@ impl Owner {
             token: token.map(|token| Token::new(token).expect("a token")),
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal: address,
-            swapper: crate::swap::testing::swapper(Vec::new()).0,
+            components: control::Components::new(crate::swap::testing::swapper(Vec::new()).0),
         };
         let served = tokio::spawn(control::serve(listener, control, std::future::pending()));
         Self { address, client: Client::builder().no_proxy().build().expect("a client"), served }

@@ -20,6 +20,7 @@ use registry::{Address, Name, Namespace};
 use runtime::Promote;
 
 use crate::client::HostUrl;
+use crate::look::Look;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::token::Token;
 
@@ -44,10 +45,50 @@ pub(crate) struct Manifest {
     pub(crate) components: Vec<Component>,
     /// What is legal but probably not meant, for the log.
     pub(crate) notes: Vec<String>,
+    /// The file it is in, and what that looked like before it was read. None if it is the built-in one.
+    pub(crate) file: Option<(PathBuf, Look)>,
+}
+
+/// What of a manifest counts from the start of the process to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sections {
+    run: Run,
+    public: Public,
+    internal: Internal,
+    store: Store,
+    join: Option<Join>,
+}
+
+impl Manifest {
+    /// Those of this manifest.
+    pub(crate) fn sections(&self) -> Sections {
+        let Manifest { run, public, internal, store, join, .. } = self;
+        Sections {
+            run: run.clone(),
+            public: public.clone(),
+            internal: internal.clone(),
+            store: store.clone(),
+            join: join.clone(),
+        }
+    }
+}
+
+impl Sections {
+    /// The names of those that are not the same.
+    pub(crate) fn unlike(&self, other: &Sections) -> Vec<&'static str> {
+        let same = [
+            ("[run]", self.run == other.run),
+            ("[public]", self.public == other.public),
+            ("[internal]", self.internal == other.internal),
+            ("[store]", self.store == other.store),
+            ("[join]", self.join == other.join),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
 }
 
 /// `[run]`: this process.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Run {
     /// Where data and compiled components are kept. Absolute; need not exist yet.
     pub(crate) data_dir: PathBuf,
@@ -64,7 +105,7 @@ pub(crate) struct Run {
 }
 
 /// `[public]`: the public address and what bounds its connections.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Public {
     /// Where to listen. Port 0 lets the system choose.
     pub(crate) listen: SocketAddr,
@@ -87,7 +128,7 @@ pub(crate) struct Public {
 }
 
 /// `[internal]`: the internal address.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Internal {
     /// Where to listen. Port 0 lets the system choose.
     pub(crate) listen: SocketAddr,
@@ -115,7 +156,7 @@ pub(crate) enum Store {
 }
 
 /// `[join]`: the host to register this one's instances with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Join {
     /// Its internal address.
     pub(crate) url: HostUrl,

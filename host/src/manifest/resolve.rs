@@ -16,6 +16,7 @@ use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Pla
 use super::{file, source};
 use crate::builtin;
 use crate::cli::{MOST_WORKERS, RunArgs};
+use crate::look::Look;
 use crate::telemetry::LogFormat;
 use crate::token::Token;
 use crate::value::{Listen, Period, Route, Size};
@@ -54,11 +55,13 @@ pub(crate) fn load(args: &RunArgs, process: &Environment) -> Result<Manifest> {
     })?;
     match &args.manifest {
         Some(path) => {
-            let text = read(path)?;
             let file = current.join(path);
+            let look = Look::at(&file);
+            let text = read(path)?;
             let directory = file.parent().unwrap_or(&current).to_owned();
             let document = Document { file: path.display().to_string(), text: &text };
-            Resolver { args, process, document, directory, current, notes: Vec::new() }.manifest()
+            let manifest = Resolver { args, process, document, directory, current, notes: Vec::new() }.manifest()?;
+            Ok(Manifest { file: Some((file, look)), ..manifest })
         }
         None => {
             let document = Document { file: "built-in manifest".to_owned(), text: builtin::MANIFEST };
@@ -115,7 +118,7 @@ impl Resolver<'_> {
                  [components.{example}] route = \"/\""
             ));
         }
-        Ok(Manifest { run, public, internal, store, join, components, notes: self.notes })
+        Ok(Manifest { run, public, internal, store, join, components, notes: self.notes, file: None })
     }
 
     fn run(&self, typed: file::Run) -> Result<Run> {

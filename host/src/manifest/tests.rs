@@ -409,3 +409,34 @@ fn settings_outside_the_manifest_are_named_too() {
     let error = load(&args, &Environment::default()).expect_err("no manifest");
     assert!(error.to_string().starts_with("/nowhere/hostler.toml: the manifest can't be read"), "{error}");
 }
+
+#[test]
+fn what_takes_a_new_start_is_named() {
+    let folder = folder();
+    let sections = |text: &str, args: RunArgs| {
+        let manifest = load_from(folder.path(), text, args, &Environment::default());
+        manifest.unwrap_or_else(|error| panic!("{error}")).sections()
+    };
+    let started = sections("[components.a]\nsource = \"a.wasm\"", RunArgs::default());
+    let components = "[components.b]\nsource = \"a.wasm\"\nroute = \"/\"";
+    assert_eq!(started.unlike(&sections(components, RunArgs::default())), [""; 0]);
+    let text = "[internal]\nlisten = \"127.0.0.1:1\"\n[store]\nsync = \"never\"\n".to_owned() + components;
+    assert_eq!(started.unlike(&sections(&text, RunArgs::default())), ["[internal]", "[store]"]);
+    let args = RunArgs { workers: Some(77), ..RunArgs::default() };
+    assert_eq!(started.unlike(&sections(components, args)), ["[run]"]);
+}
+
+#[test]
+fn files_are_looked_at_before_they_are_read() {
+    let folder = folder();
+    let text = "[components.a]\nsource = \"a.wasm\"\n[components.b]\nsource = \"builtin:echo\"";
+    let manifest = load_from(folder.path(), text, RunArgs::default(), &Environment::default());
+    let manifest = manifest.unwrap_or_else(|error| panic!("{error}"));
+    let (file, component) = (folder.path().join("hostler.toml"), folder.path().join("a.wasm"));
+    assert_eq!(manifest.file, Some((file.clone(), Look::at(&file))));
+    let sources: Vec<_> = manifest.components.into_iter().map(|component| component.source).collect();
+    let look = Look::at(&component);
+    assert_eq!(sources, [Source::File { path: component, look }, Source::Builtin("echo".to_owned())]);
+    let manifest = load(&RunArgs::default(), &Environment::default()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(manifest.file, None);
+}

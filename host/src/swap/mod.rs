@@ -1,48 +1,42 @@
 //! Swaps: one revision of a component takes the place of another, while requests flow.
 //!
 //! The [`Swapper`] brings bytes through the steps that `ARCHITECTURE.md` names, each of which can fail and leave the active
-//! revision as it is: they are compiled, linked and tried by the runtime, kept and recorded on disk ([`history`]),
-//! published, and the revision before drains. A new one is on [`probation`] first, with the one before ready to take its
-//! place again. What is known of a component is in its [`slot`]; what is asked and answered, in [`types`].
+//! revision as it is: they are compiled, linked and tried by the runtime, kept and recorded on disk ([`history`]), and
+//! published ([`publish`]); the revision before drains. A new one is on [`probation`] first, with the one before ready to
+//! take its place again. [`start`] and [`apply`] do the same for all components of a manifest. What is known of a component
+//! is in its [`slot`]; what is asked and answered, in [`types`].
 //!
 //! One for the process, on the control plane. Swaps of one component take turns; publications are one at a time.
 
+mod apply;
 mod counts;
 mod history;
 mod probation;
+mod publish;
 mod slot;
+mod start;
 mod types;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use runtime::{Change, Code, ComponentSpec, Digest, Revision, Runtime};
+use runtime::{Code, ComponentSpec, Digest, Promote, RehearsalOptions, RehearsalReport, Revision, Runtime};
 use tokio::sync::Mutex as Turn;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 
 use self::counts::Ending;
-use self::history::{History, HistoryError, Publication, SourceIdentity, Start};
-use self::probation::{Probation, Verdict, failure_rate};
-use self::slot::{Past, Slot, State, WAITING, past_of};
-use crate::cli::{Exit, exit};
-use crate::manifest::{Component, Manifest, Source, SwapPolicy};
+use self::history::{History, HistoryError};
+use self::slot::{Past, Slot, WAITING};
+use crate::manifest::Manifest;
 
+pub(crate) use history::SourceIdentity;
 pub(crate) use types::{ComponentInfo, PublishedBy, RevisionInfo, RevisionState, SwapError, SwapOptions, Swapped};
-
-/// How often a revision on probation is looked at.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How often the active revisions' outcomes are sampled, to know later how they were before a swap.
 const SAMPLE: Duration = Duration::from_secs(1);
-
-/// Most revisions of one component that are retired at a time. The next publication waits for one to be gone.
-const MOST_DRAINING: usize = 16;
-
-/// How often that is looked at.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Fewest digits by which a revision can be named.
 const FEWEST_DIGITS: usize = 8;
@@ -71,30 +65,6 @@ struct Item {
 }
 
 impl Swapper {
-    /// Loads the components of a manifest, each in the revision that the latest event says, and serves them. Blocks until
-    /// they are compiled.
-    ///
-    /// # Errors
-    /// A component that can't be loaded, [`exit::USAGE`].
-    pub(crate) fn start(runtime: Arc<Runtime>, folder: PathBuf, components: Vec<Component>) -> anyhow::Result<Self> {
-        let mut beginnings = Vec::new();
-        for component in components {
-            beginnings.push(Beginning::decide(component, &folder)?);
-        }
-        let specs = beginnings.iter().map(|beginning| (beginning.component.spec.clone(), beginning.code.clone()));
-        let loaded = runtime.load(specs.collect());
-        let mut slots = BTreeMap::new();
-        let mut revisions = Vec::new();
-        for (beginning, revision) in beginnings.into_iter().zip(loaded) {
-            let slot = beginning.finish(&runtime, revision)?;
-            revisions.push(slot.state().active.revision.clone());
-            slots.insert(slot.name.clone(), slot);
-        }
-        runtime.publish_first(revisions).map_err(|error| Exit::new(exit::USAGE, error))?;
-        let (publishing, stopping) = Default::default();
-        Ok(Self(Arc::new(Inner { runtime, folder, slots: Mutex::new(slots), publishing, stopping })))
-    }
-
     /// Takes samples of the active revisions for as long as it is polled.
     pub(crate) async fn keep_sampling(&self) {
         let mut interval = interval(SAMPLE);
@@ -179,6 +149,8 @@ impl Swapper {
             let _place = slot.places.try_acquire().map_err(busy)?;
             let _turn = slot.turn.lock().await;
             this.check_running()?;
+            // It may have been removed meanwhile.
+            this.slot(&slot.name)?;
             swap(this.clone(), slot.clone()).await
         });
         swapped.await.expect("a swap doesn't panic")
@@ -197,10 +169,15 @@ impl Swapper {
         }
         tracing::info!(component = slot.name, digest = %code.digest(), by = %options.by, "a swap begins");
         let revision = self.prepare(spec, code.clone()).await.map_err(|reason| rejected(slot, options.by, reason))?;
+        let (rehearse, promote) = {
+            let policy = &slot.state().policy;
+            (options.rehearse.unwrap_or(policy.rehearse), options.promote.unwrap_or(policy.promote))
+        };
+        let rehearsal = self.rehearse(slot, &revision, rehearse, promote, options.by).await?;
         let item = Item { slot: slot.clone(), revision, size, code: Some(code) };
         let digest = item.revision.digest();
         self.publish(vec![item], &[], options.by).await?;
-        Ok(swapped(slot, digest, Some(active), begun))
+        Ok(Swapped { rehearsal, ..swapped(slot, digest, Some(active), begun) })
     }
 
     async fn roll_back_now(&self, slot: &Arc<Slot>, to: Option<&str>) -> Result<Swapped, SwapError> {
@@ -233,271 +210,50 @@ impl Swapper {
         Ok(swapped(slot, digest, Some(active), begun))
     }
 
-    async fn apply_now(&self, components: Vec<Component>) -> Result<Vec<Swapped>, SwapError> {
-        let begun = Instant::now();
-        let by = PublishedBy::Manifest;
-        let slots: Vec<Arc<Slot>> = self.slots().values().cloned().collect();
-        let mut turns = Vec::new();
-        for slot in &slots {
-            turns.push(slot.turn.lock().await);
-        }
-        self.check_running()?;
-        let removed: Vec<_> = slots
-            .iter()
-            .filter(|slot| !components.iter().any(|component| component.spec.name == slot.name))
-            .cloned()
-            .collect();
-        let mut items: Vec<Item> = Vec::new();
-        let mut settled = Vec::new();
-        let mut done = Vec::new();
-        for component in components {
-            let slot = slots.iter().find(|slot| slot.name == component.spec.name);
-            let prepared = match slot {
-                Some(slot) => self.change(slot, &component).await,
-                None => self.add(&component).await.map(Some),
-            };
-            match prepared {
-                Ok(Some(item)) => {
-                    let before = slot.map(|slot| slot.state().active.revision.digest());
-                    done.push(swapped(&item.slot, item.revision.digest(), before, begun));
-                    settled.push((item.slot.clone(), component));
-                    items.push(item);
-                }
-                Ok(None) => settled.extend(slot.map(|slot| (slot.clone(), component))),
-                Err(error) => {
-                    for item in items {
-                        item.revision.retire(Duration::ZERO).await;
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        let before: Vec<_> = settled.iter().map(|(slot, component)| settle(slot, component)).collect();
-        let slots = settled.iter().map(|(slot, _)| slot);
-        if !items.is_empty() || !removed.is_empty() {
-            if let Err(error) = self.publish(items, &removed, by).await {
-                for (slot, (policy, source, identity)) in slots.zip(before) {
-                    let mut state = slot.state();
-                    (state.policy, state.source, state.identity) = (policy, source, identity);
-                }
-                return Err(error);
-            }
-        }
-        Ok(done)
-    }
-
-    /// What a changed manifest makes of a component; none if it stays as it is.
-    async fn change(&self, slot: &Arc<Slot>, component: &Component) -> Result<Option<Item>, SwapError> {
-        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
-        let (unchanged, active) = {
-            let state = slot.state();
-            (state.identity == identity, state.active.revision.clone())
-        };
-        // Bytes that were swapped stay until the file is newer.
-        let digest = if unchanged { active.digest() } else { component.code.digest() };
-        if digest == active.digest() && component.spec == *active.spec() {
-            return Ok(None);
-        }
-        let code = if digest == component.code.digest() {
-            component.code.clone()
-        } else {
-            self.kept_code(slot, digest).await?
-        };
-        let (size, spec) = (code.bytes().len() as u64, component.spec.clone());
-        let prepared = self.prepare(spec, code.clone()).await;
-        let revision =
-            prepared.map_err(|reason| of_component(&slot.name, rejected(slot, PublishedBy::Manifest, reason)))?;
-        Ok(Some(Item { slot: slot.clone(), revision, size, code: Some(code) }))
-    }
-
-    /// A component that a changed manifest adds.
-    async fn add(&self, component: &Component) -> Result<Item, SwapError> {
-        let name = &component.spec.name;
-        let history = open(&self.0.folder, name)?;
-        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
-        let prepared = self.prepare(component.spec.clone(), component.code.clone()).await;
-        let rejected = |reason| SwapError::Rejected { reason };
-        let revision = prepared.map_err(|reason| of_component(name, rejected(reason)))?;
-        let (policy, source) = (component.swap.clone(), component.source.clone());
-        let slot = Slot::new(revision.clone(), VecDeque::new(), policy, source, identity, history);
-        Ok(Item { slot, revision, size: component.code.bytes().len() as u64, code: Some(component.code.clone()) })
-    }
-
     async fn prepare(&self, spec: ComponentSpec, code: Code) -> Result<Arc<Revision>, String> {
         self.0.runtime.prepare(spec, code).await.map_err(|error| error.to_string())
     }
 
-    /// Records and serves revisions, in one step, and lets go of those before.
-    async fn publish(&self, items: Vec<Item>, removed: &[Arc<Slot>], by: PublishedBy) -> Result<(), SwapError> {
-        let _publishing = self.0.publishing.lock().await;
-        self.publish_locked(items, removed, by).await
-    }
-
-    async fn publish_locked(&self, items: Vec<Item>, removed: &[Arc<Slot>], by: PublishedBy) -> Result<(), SwapError> {
-        for item in &items {
-            while item.slot.state().draining() >= MOST_DRAINING {
-                sleep(PAUSE).await;
-            }
+    /// Lets a revision that is ready show what it makes of requests that the active one gets, and judges it by that. One
+    /// that doesn't pass is retired.
+    async fn rehearse(
+        &self,
+        slot: &Slot,
+        revision: &Arc<Revision>,
+        requests: u32,
+        promote: Promote,
+        by: PublishedBy,
+    ) -> Result<Option<RehearsalReport>, SwapError> {
+        if requests == 0 {
+            return Ok(None);
         }
-        let mut recorded: Vec<&Item> = Vec::new();
-        let mut failure = None;
-        for item in &items {
-            match record(&item.slot, item.revision.digest(), item.size, item.code.clone(), by).await {
-                Ok(()) => recorded.push(item),
-                Err(error) => {
-                    failure = Some(error);
-                    break;
-                }
-            }
-        }
-        if failure.is_none() {
-            let change = Change {
-                revisions: items.iter().map(|item| item.revision.clone()).collect(),
-                removed: removed.iter().map(|slot| slot.name.clone()).collect(),
-            };
-            let published = self.0.runtime.publish(change).await;
-            failure = published.err().map(|error| SwapError::Rejected { reason: error.to_string() });
-        }
-        if let Some(failure) = failure {
-            for item in recorded {
-                unrecord(&item.slot).await;
-            }
-            items.iter().for_each(|item| item.slot.counts.add(Ending::Failed));
-            for item in items {
-                self.retire_unpublished(&item);
-            }
-            return Err(failure);
-        }
-        for item in items {
-            self.published(item, by);
-        }
-        for slot in removed {
-            self.slots().remove(&slot.name);
-            let mut state = slot.state();
-            let (active, warm) = (state.active.revision.clone(), state.warm.take());
-            for revision in [Some(active), warm].into_iter().flatten() {
-                self.retire(slot, &mut state, revision);
-            }
-            tracing::info!(component = slot.name, "a component is not served any more");
-        }
-        Ok(())
-    }
-
-    /// Ends a revision that could not be published, unless it is ready for a rollback.
-    fn retire_unpublished(&self, item: &Item) {
-        let mut state = item.slot.state();
-        if !state.warm.as_ref().is_some_and(|warm| Arc::ptr_eq(warm, &item.revision)) {
-            self.retire(&item.slot, &mut state, item.revision.clone());
-        }
-    }
-
-    /// Brings a slot up to date with what is served now, and lets go of what was.
-    fn published(&self, item: Item, by: PublishedBy) {
-        let Item { slot, revision, size, code: _ } = item;
-        self.slots().insert(slot.name.clone(), slot.clone());
-        tracing::info!(component = slot.name, digest = %revision.digest(), %by, "a revision is published");
-        slot.counts.add(match by {
-            PublishedBy::Start | PublishedBy::Swap | PublishedBy::File | PublishedBy::Manifest => Ending::Published,
-            PublishedBy::Rollback => Ending::RolledBack,
-            PublishedBy::AutomaticRollback => Ending::RolledBackAutomatically,
-        });
-        let mut state = slot.state();
-        let failed_before = failure_rate(state.active.recent.until(state.active.revision.outcomes()));
-        let past = past_of(&revision, size, by);
-        let Some(before) = state.publish(revision, past) else { return };
-        // The one before the one before has been waiting in vain.
-        let older = state.warm.take();
-        if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &state.active.revision)) {
-            self.retire(&slot, &mut state, older);
-        }
-        let proven = matches!(by, PublishedBy::Rollback | PublishedBy::AutomaticRollback);
-        if proven || state.policy.watch_for.is_zero() {
-            self.retire(&slot, &mut state, before);
-            return;
-        }
-        state.warm = Some(before);
-        let outcomes = state.active.revision.outcomes();
-        let (policy, number) = (&state.policy, state.active.number);
-        let now = Instant::now();
-        let probation = Probation::new(policy.rollback_threshold, policy.watch_for, failed_before, now, outcomes);
-        let (this, slot) = (self.clone(), slot.clone());
-        tokio::spawn(async move { this.watch(&slot, number, probation).await });
-    }
-
-    /// Watches a publication until it has proved itself, has failed, or is over.
-    async fn watch(&self, slot: &Arc<Slot>, number: u64, mut probation: Probation) {
-        loop {
-            sleep(LOOK).await;
-            let verdict = {
-                let mut state = slot.state();
-                if state.active.number != number {
-                    return;
-                }
-                let verdict = probation.observe(Instant::now(), state.active.revision.outcomes());
-                if verdict == Verdict::Passed
-                    && let Some(before) = state.warm.take()
-                {
-                    self.retire(slot, &mut state, before);
-                }
-                verdict
-            };
-            match verdict {
-                Verdict::Open => {}
-                Verdict::Passed => return,
-                Verdict::Failed(reason) => return self.roll_back_automatically(slot, number, &reason).await,
-            }
-        }
-    }
-
-    async fn roll_back_automatically(&self, slot: &Arc<Slot>, number: u64, reason: &str) {
-        let _publishing = self.0.publishing.lock().await;
-        let item = {
-            let mut state = slot.state();
-            let Some(warm) = state.warm.clone().filter(|_| state.active.number == number) else { return };
-            tracing::error!(
-                component = slot.name,
-                digest = %state.active.revision.digest(),
-                to = %warm.digest(),
-                "a revision is rolled back: {reason}"
-            );
-            state.set_outcome(&format!("rolled back: {reason}"));
-            let size = state.size_of(&warm);
-            Item { slot: slot.clone(), revision: warm, size, code: None }
+        let active = slot.state().active.revision.clone();
+        let options = RehearsalOptions::new(requests as usize);
+        let rehearsed = self.0.runtime.rehearse(&active, revision, options).await;
+        drop(active);
+        let judged = match rehearsed {
+            Ok(report) => match report.verdict(promote) {
+                Ok(()) => Ok(report),
+                Err(reason) => Err(format!("{reason}\n{report}")),
+            },
+            Err(error) => Err(error.to_string()),
         };
-        if let Err(error) = self.publish_locked(vec![item], &[], PublishedBy::AutomaticRollback).await {
-            tracing::error!(component = slot.name, "it could not be rolled back: {error}");
-        }
-    }
-
-    /// Lets a revision drain that isn't served any more.
-    fn retire(&self, slot: &Slot, state: &mut State, revision: Arc<Revision>) {
-        state.drains(&revision);
-        let (component, patience) = (slot.name.clone(), state.policy.drain_timeout);
-        tokio::spawn(async move {
-            let cut_off = revision.retire(patience).await;
-            let digest = revision.digest();
-            if cut_off > 0 {
-                tracing::warn!(component, %digest, cut_off, "requests were cut off with their revision after {patience:?}");
-            } else {
-                tracing::debug!(component, %digest, "a revision has drained");
+        match judged {
+            Ok(report) => {
+                tracing::info!(component = slot.name, digest = %revision.digest(), "{report}");
+                Ok(Some(report))
             }
-        });
+            Err(reason) => {
+                revision.retire(Duration::ZERO).await;
+                Err(rejected(slot, by, reason))
+            }
+        }
     }
 
     /// The bytes of a revision that is kept.
     async fn kept_code(&self, slot: &Arc<Slot>, digest: Digest) -> Result<Code, SwapError> {
         let slot = slot.clone();
         blocking(move || slot.history().read(&digest.to_string())).await
-    }
-
-    /// Records that the active revision was asked for once more: it wins over a file that was written before.
-    async fn record_again(&self, slot: &Arc<Slot>, by: PublishedBy) -> Result<(), SwapError> {
-        let _publishing = self.0.publishing.lock().await;
-        let (digest, size) = {
-            let state = slot.state();
-            (state.active.revision.digest(), state.size_of(&state.active.revision))
-        };
-        record(slot, digest, size, None, by).await
     }
 
     fn slot(&self, name: &str) -> Result<Arc<Slot>, SwapError> {
@@ -515,167 +271,9 @@ impl Swapper {
     }
 }
 
-/// A component at the start, before it is loaded.
-struct Beginning {
-    component: Component,
-    history: History,
-    identity: SourceIdentity,
-    /// What is to be loaded.
-    code: Code,
-    /// Whether that is what was active when the process ended.
-    recorded: bool,
-}
-
-impl Beginning {
-    fn decide(component: Component, folder: &Path) -> anyhow::Result<Self> {
-        let name = &component.spec.name;
-        let history = open(folder, name).map_err(|error| Exit::new(exit::STORE, error))?;
-        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
-        let own = component.code.clone();
-        let (code, recorded) = match history.decide(&identity) {
-            Start::Source => (own, false),
-            Start::Recorded(active) if active.digest == own.digest().to_string() => (own, true),
-            Start::Recorded(active) => match history.read(&active.digest) {
-                Ok(code) => (code, true),
-                Err(error) => {
-                    tracing::error!(component = name, "what was swapped can't be served again: {error}");
-                    (own, false)
-                }
-            },
-        };
-        Ok(Self { component, history, identity, code, recorded })
-    }
-
-    fn finish(
-        mut self,
-        runtime: &Runtime,
-        loaded: Result<Arc<Revision>, runtime::LoadError>,
-    ) -> anyhow::Result<Arc<Slot>> {
-        let Component { spec, source, code, place, swap } = self.component;
-        let revision = match loaded {
-            Err(error) if self.code != code => {
-                tracing::error!(component = spec.name, "what was swapped can't be served again: {error}");
-                (self.code, self.recorded) = (code.clone(), false);
-                runtime.load(vec![(spec.clone(), code)]).pop().expect("one was asked for")
-            }
-            loaded => loaded,
-        };
-        let revision = revision.map_err(|error| {
-            let message = format!("component \"{}\" can't be loaded: {error}", spec.name);
-            Exit::new(exit::USAGE, place.error(message))
-        })?;
-        let size = self.code.bytes().len() as u64;
-        let mut past = VecDeque::new();
-        if !self.recorded {
-            let publication = publication(revision.digest(), size, PublishedBy::Start);
-            let kept = self.history.keep(&self.code);
-            if let Err(error) = kept.and_then(|_| self.history.commit(publication, None, self.identity.clone())) {
-                tracing::warn!(component = spec.name, "what is served can't be gone back to later: {error}");
-                past.push_back(past_of(&revision, size, PublishedBy::Start));
-            }
-        }
-        past.extend(self.history.publications().iter().filter_map(|publication| {
-            let Publication { digest, by, at_ms, size, outcome } = publication.clone();
-            let at = UNIX_EPOCH + Duration::from_millis(at_ms);
-            Some(Past { digest: digest.parse().ok()?, spec: spec.clone(), size, by, at, outcome })
-        }));
-        Ok(Slot::new(revision, past, swap, source, self.identity, self.history))
-    }
-}
-
 /// Opens what is kept of a component.
 fn open(folder: &Path, name: &str) -> Result<History, SwapError> {
     History::open(&folder.join(name)).map_err(SwapError::from)
-}
-
-/// Writes down that a revision is active from now on, after its bytes.
-async fn record(
-    slot: &Arc<Slot>,
-    digest: Digest,
-    size: u64,
-    code: Option<Code>,
-    by: PublishedBy,
-) -> Result<(), SwapError> {
-    let slot = slot.clone();
-    let recorded = blocking({
-        let slot = slot.clone();
-        move || {
-            let (source, known, ended) = {
-                let state = slot.state();
-                (state.source.clone(), state.identity.clone(), state.outcome())
-            };
-            let now = match by {
-                // What was read is what is recorded: a source that was written since wins at the next start.
-                PublishedBy::Manifest | PublishedBy::Start => known,
-                PublishedBy::File => {
-                    let now = SourceIdentity::of_now(&source);
-                    if now.digest() == Some(&digest.to_string()) { now } else { known }
-                }
-                PublishedBy::Swap | PublishedBy::Rollback | PublishedBy::AutomaticRollback => {
-                    SourceIdentity::of_now(&source)
-                }
-            };
-            let mut history = slot.history();
-            if let Some(code) = code {
-                history.keep(&code)?;
-            }
-            history.commit(publication(digest, size, by), ended, now.clone())?;
-            if let Err(error) = history.prune() {
-                tracing::warn!(component = slot.name, "old revisions could not be deleted: {error}");
-            }
-            drop(history);
-            slot.state().identity = now;
-            Ok(())
-        }
-    });
-    match recorded.await {
-        // What fails is not to go on being served because the disk is full.
-        Err(error) if by == PublishedBy::AutomaticRollback => {
-            tracing::error!(component = slot.name, "the rollback could not be recorded: {error}");
-            Ok(())
-        }
-        recorded => recorded,
-    }
-}
-
-/// Writes down that what was active still is.
-async fn unrecord(slot: &Arc<Slot>) {
-    let (digest, size) = {
-        let state = slot.state();
-        (state.active.revision.digest(), state.size_of(&state.active.revision))
-    };
-    let slot = slot.clone();
-    let undone = blocking({
-        let slot = slot.clone();
-        move || {
-            let (identity, by) = {
-                let state = slot.state();
-                (state.identity.clone(), state.by())
-            };
-            let ended = Some("it could not be published".to_owned());
-            slot.history().commit(publication(digest, size, by), ended, identity)
-        }
-    });
-    if let Err(error) = undone.await {
-        tracing::error!(component = slot.name, "the record on disk names a revision that isn't served: {error}");
-    }
-}
-
-fn publication(digest: Digest, size: u64, by: PublishedBy) -> Publication {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-    Publication { digest: digest.to_string(), by, at_ms, size, outcome: None }
-}
-
-/// Takes over what the manifest says of a component, apart from what is published. Returns what it said before.
-fn settle(slot: &Slot, component: &Component) -> (SwapPolicy, Source, SourceIdentity) {
-    let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
-    let mut state = slot.state();
-    (
-        std::mem::replace(&mut state.policy, component.swap.clone()),
-        std::mem::replace(&mut state.source, component.source.clone()),
-        std::mem::replace(&mut state.identity, identity),
-    )
 }
 
 async fn blocking<T: Send + 'static>(
@@ -698,14 +296,6 @@ fn rejected(slot: &Slot, by: PublishedBy, reason: String) -> SwapError {
     SwapError::Rejected { reason }
 }
 
-/// The same error, saying which component it is about.
-fn of_component(name: &str, error: SwapError) -> SwapError {
-    match error {
-        SwapError::Rejected { reason } => SwapError::Rejected { reason: format!("component \"{name}\": {reason}") },
-        error => error,
-    }
-}
-
 fn swapped(slot: &Slot, digest: Digest, previous: Option<Digest>, begun: Instant) -> Swapped {
     Swapped {
         name: slot.name.clone(),
@@ -726,6 +316,7 @@ pub(crate) mod testing {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::manifest::Component;
 
     /// The runtime.
     pub(crate) fn runtime() -> Arc<Runtime> {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use runtime::Promote;
+use runtime::{Promote, RehearsalReport};
 use serde::{Deserialize, Serialize};
 
 /// By what a revision became the active one.
@@ -63,7 +63,7 @@ pub(crate) struct Swapped {
     pub(crate) took_ms: u64,
     /// What the rehearsal showed, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) rehearsal: Option<serde_json::Value>,
+    pub(crate) rehearsal: Option<RehearsalReport>,
 }
 
 /// Why a component was not swapped. The revision that was active still is.
@@ -184,4 +184,15 @@ pub(crate) enum RevisionState {
     Draining,
     /// It is on disk.
     Kept,
+}
+
+impl fmt::Display for RevisionState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            RevisionState::Active => "active",
+            RevisionState::Warm => "warm",
+            RevisionState::Draining => "draining",
+            RevisionState::Kept => "kept",
+        })
+    }
 }

@@ -164,12 +164,14 @@ impl Worker {
         match chosen {
             Chosen::Here(pool) => {
                 let deadline = begun + pool.template().limits().request_timeout;
-                let answer = pool.call(request, hop.depth, deadline).await.inspect_err(|error| {
-                    if let CallError::Shed(reason, _) = error {
-                        pool.template().count_shed(*reason);
-                    }
-                });
-                let mut answer = answer.map_err(call_failed)?;
+                let answered = match pool.rehearsal().get() {
+                    None => pool.call(request, hop.depth, deadline).await,
+                    Some(sampler) => sampler.call(pool, request, hop.depth, deadline).await,
+                };
+                if let Err(CallError::Shed(reason, _)) = &answered {
+                    pool.template().count_shed(*reason);
+                }
+                let mut answer = answered.map_err(call_failed)?;
                 answer.headers_mut().entry(SERVED_BY).or_insert_with(|| pool.template().served_by.clone());
                 Ok(answer)
             }

@@ -428,11 +428,14 @@ async fn take_calls(
                 && !guest.is_condemned()
                 && (calls.is_empty() || progress.rested.load(Relaxed))
                 && calls.len().max(guest.waiting()) < at_once;
-            if room && let Some(Job { request, reply, call, .. }) = pool.take(guest) {
+            if room && let Some(Job { request, reply, call, stage, .. }) = pool.take(guest) {
                 left -= 1;
                 progress.rested.store(false, Relaxed);
                 guest.begin(call);
                 let prepared = accessor.with(|mut store| {
+                    if let Some(stage) = stage {
+                        store.as_context_mut().data_mut().enter(stage);
+                    }
                     Prepared::new(store.as_context_mut(), proxy, request, GuestState::http_view, reply)
                 });
                 calls.push(async move { prepared?.run(accessor, std::future::pending()).await });

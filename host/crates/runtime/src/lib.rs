@@ -4,6 +4,7 @@
 //! - [`Runtime`]: the engine, the [`Worker`]s and what they serve; [`Code`] and [`ComponentSpec`] are what it loads.
 //! - [`Revision`]: a component and its configuration, ready to be served, being served, or being retired.
 //! - [`Worker::dispatch`]: brings a request to an instance, in process or remote, and tries again where that is safe.
+//! - rehearsals: live requests, run once more on a revision that is not published yet.
 //! - pools: the guests of one instance on one worker, and the queue for them.
 //! - guests: one instantiation each, driven by a task of its own.
 //! - capabilities: what guests can import.
@@ -22,6 +23,7 @@ mod health;
 mod limiter;
 mod outbound;
 mod pool;
+mod rehearsal;
 mod remote;
 mod revision;
 mod router;
@@ -39,9 +41,13 @@ pub use counters::{Census, ComponentStats};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
 pub use outbound::{OutboundPolicy, OutboundRuleError};
 pub use pool::Outcomes;
+pub use rehearsal::{
+    Count, DifferenceGroup, Example, Latency, NotPromoted, Promote, RefusedRequests, RehearsalOptions, RehearsalReport,
+    Sides, UnknownPromote,
+};
 pub use remote::{HOPS, remove_hop_by_hop};
 pub use revision::Revision;
 pub use router::{PathPattern, Routed};
 pub use runtime::{Change, Config, PrepareError, Runtime, StartError};
-pub use spec::{Buckets, Code, ComponentSpec, Digest, Directory, HealthCheck, Limits, NotADigest, Promote, SocketRule};
+pub use spec::{Buckets, Code, ComponentSpec, Digest, Directory, HealthCheck, Limits, NotADigest, SocketRule};
 pub use worker::{View, Worker};

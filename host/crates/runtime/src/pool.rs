@@ -24,6 +24,7 @@ use crate::body::{Body, End, Ending, Watched};
 use crate::call::{Call, Failure};
 use crate::counters::{Census, Fault, Shed};
 use crate::guest::{self, Guest};
+use crate::rehearsal::{Stage, Switch};
 use crate::template::Template;
 
 /// A request waiting for a guest.
@@ -31,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) request: Request<Body>,
     pub(crate) reply: oneshot::Sender<wasmtime::Result<Response<Body>>>,
     pub(crate) call: Arc<Call>,
+    /// Where its guest is to play, in a rehearsal.
+    pub(crate) stage: Option<Stage>,
     /// Whether it counts as waiting: no guest could come for it at once.
     waits: bool,
 }
@@ -44,6 +47,8 @@ pub(crate) struct Pool {
     /// Calls that were answered or have failed, and how many of them failed. Only its worker writes them.
     calls: AtomicU64,
     failures: AtomicU64,
+    /// Whether its requests are sampled.
+    rehearsal: Switch,
 }
 
 #[derive(Default)]
@@ -108,13 +113,24 @@ pub(crate) enum CallError {
 
 impl Pool {
     pub(crate) fn new(template: Template, runtime: Handle) -> Arc<Self> {
-        let (calls, failures) = Default::default();
-        Arc::new(Self { template, runtime, state: Mutex::default(), calls, failures })
+        let (state, calls, failures, rehearsal) = Default::default();
+        Arc::new(Self { template, runtime, state, calls, failures, rehearsal })
     }
 
     /// What became of its calls.
     pub(crate) fn outcomes(&self) -> Outcomes {
         Outcomes { failures: self.failures.load(Relaxed), calls: self.calls.load(Relaxed) }
+    }
+
+    /// Counts what became of calls that another pool has served in its place.
+    pub(crate) fn credit(&self, outcomes: Outcomes) {
+        self.calls.fetch_add(outcomes.calls, Relaxed);
+        self.failures.fetch_add(outcomes.failures, Relaxed);
+    }
+
+    /// Whether its requests are sampled.
+    pub(crate) fn rehearsal(&self) -> &Switch {
+        &self.rehearsal
     }
 
     fn count_call(&self) {
@@ -140,10 +156,24 @@ impl Pool {
         depth: u8,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
+        self.call_on(None, request, depth, deadline).await
+    }
+
+    /// The same, and all that the guest does until its next request is done on this stage.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn call_on(
+        self: &Arc<Self>,
+        stage: Option<Stage>,
+        request: Request<Body>,
+        depth: u8,
+        deadline: Instant,
+    ) -> Result<Response<Body>, CallError> {
         let head = request.method() == Method::HEAD;
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
-        if let Err(request) = self.submit(Job { request, reply, call: call.clone(), waits: false }) {
+        if let Err(request) = self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
             return Err(CallError::Shed(Shed::QueueFull, request));
         }
         let mut caller = Caller { pool: self, call: Some(call) };

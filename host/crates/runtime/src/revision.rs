@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use registry::{HealthPolicy, Name, Namespace};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout_at;
 use wasmtime::Engine;
@@ -26,6 +27,8 @@ use crate::worker::Worker;
 
 /// How often a revision that is being retired is looked at, apart from when a guest ends.
 const LOOK: Duration = Duration::from_millis(500);
+/// Guests in a pool for a rehearsal: one serves, and the one before may not be done yet.
+const REHEARSAL_GUESTS: usize = 2;
 /// For guests to end that are thrown away.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,14 @@ pub(crate) struct Instance {
     pub(crate) name: Name,
     /// Its pools, by worker.
     pub(crate) pools: Box<[Arc<Pool>]>,
+}
+
+/// Where a revision's guests run.
+pub(crate) enum Venue {
+    /// On the workers, where they serve requests.
+    Workers,
+    /// On the thread for rehearsals.
+    Backstage(Handle),
 }
 
 /// Why a revision did not pass its trial.
@@ -70,9 +81,48 @@ impl Revision {
         spec: ComponentSpec,
         workers: &[Worker],
     ) -> Arc<Self> {
+        Self::at(&Venue::Workers, engine, pre, digest, spec, workers)
+    }
+
+    /// The same once more, with pools of its own for a rehearsal: guests serve one request at a time, so that what one does
+    /// belongs to one request. Backstage, nothing that they do is seen outside.
+    pub(crate) fn for_rehearsal(&self, venue: &Venue) -> Arc<Self> {
+        let mut spec = self.spec.clone();
+        spec.limits.max_instance_concurrent_reuse_count = 1;
+        spec.limits.max_guests = REHEARSAL_GUESTS;
+        match venue {
+            // A client never waits for a guest here: it has the active revision's own.
+            Venue::Workers => spec.limits.queue = 0,
+            Venue::Backstage(_) => {
+                // What the log calls it.
+                spec.name.push_str(" (rehearsal)");
+                spec.sockets.clear();
+                spec.directories.iter_mut().for_each(|directory| directory.writable = false);
+            }
+        }
+        let pre = match &self.shared.pre {
+            ProxyPre::P2(pre) => ProxyPre::P2(pre.clone()),
+            ProxyPre::P3(pre) => ProxyPre::P3(pre.clone()),
+        };
+        Self::at(venue, self.shared.engine.clone(), pre, self.digest, spec, &self.workers)
+    }
+
+    fn at(
+        venue: &Venue,
+        engine: Engine,
+        pre: ProxyPre<GuestState>,
+        digest: Digest,
+        spec: ComponentSpec,
+        workers: &[Worker],
+    ) -> Arc<Self> {
         let commons = workers[0].commons();
+        // Nobody is to see what is done backstage.
+        let counters = match venue {
+            Venue::Workers => commons.counters(&spec.name),
+            Venue::Backstage(_) => Arc::default(),
+        };
         let shared = Arc::new(Shared {
-            counters: commons.counters(&spec.name),
+            counters,
             engine,
             component: spec.name.as_str().into(),
             pre,
@@ -82,6 +132,7 @@ impl Revision {
             directories: spec.directories.clone(),
             sockets: spec.sockets.clone().into(),
             limits: spec.limits.clone(),
+            isolated: matches!(venue, Venue::Backstage(_)),
             queued: AtomicUsize::new(0),
             drained: Notify::new(),
         });
@@ -101,13 +152,19 @@ impl Revision {
                     environment: environment.clone(),
                     worker: worker.clone(),
                 };
-                Pool::new(template, worker.runtime().clone())
+                let runtime = match venue {
+                    Venue::Workers => worker.runtime(),
+                    Venue::Backstage(runtime) => runtime,
+                };
+                Pool::new(template, runtime.clone())
             };
             Arc::new(Instance { name: name.clone(), pools: workers.iter().map(pool).collect() })
         };
         let instances = spec.instances.iter().map(instance).collect();
         let revision = Arc::new(Self { spec, digest, shared, instances, workers: workers.into() });
-        commons.enrol(&revision);
+        if matches!(venue, Venue::Workers) {
+            commons.enrol(&revision);
+        }
         revision
     }
 
@@ -150,7 +207,7 @@ impl Revision {
         self.instances.iter().flat_map(|instance| instance.pools.iter())
     }
 
-    /// Starts a guest, lets it answer a health check, and then starts one guest in every other pool.
+    /// Starts a guest, lets it answer a health check, and then warms every other pool.
     pub(crate) async fn try_and_warm(&self) -> Result<(), TrialError> {
         let first = self.instances[0].pool(0).clone();
         let check = self.spec.health.clone();
@@ -159,6 +216,11 @@ impl Revision {
             health::try_once(&first, &check).await.map_err(TrialError::Unhealthy)
         };
         self.workers[0].run(trial).await?;
+        self.warm().await
+    }
+
+    /// Starts a guest in every pool that has none.
+    pub(crate) async fn warm(&self) -> Result<(), TrialError> {
         let mut warming = Vec::new();
         for worker in &self.workers {
             let pools: Vec<_> = self.instances.iter().map(|instance| instance.pool(worker.id()).clone()).collect();

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use registry::{RegisterError, Registry};
 use store::Store;
+use tokio::runtime::Handle;
 
 use crate::check::LoadError;
 use crate::compiler::Compiler;
 use crate::counters::ComponentStats;
 use crate::health;
+use crate::rehearsal::{self, RehearsalOptions, RehearsalReport};
 use crate::revision::{Revision, TrialError};
 use crate::spec::{Code, ComponentSpec};
 use crate::worker::{Assembly, Commons, Publication, Worker};
@@ -64,6 +66,8 @@ pub struct Runtime {
     workers: Box<[Worker]>,
     /// How many revisions were published. Held while one is.
     publications: Mutex<u64>,
+    /// The thread that rehearsed guests run on, once there was a rehearsal.
+    backstage: Mutex<Option<Handle>>,
 }
 
 impl Runtime {
@@ -76,7 +80,13 @@ impl Runtime {
         let commons = Commons::new(registry, store);
         let workers = (0..config.workers).map(|id| Worker::start(id, commons.clone()));
         let workers = workers.collect::<Result<_, _>>().map_err(StartError::Thread)?;
-        Ok(Self { compiler, commons, workers, publications: Mutex::default() })
+        let (publications, backstage) = Default::default();
+        Ok(Self { compiler, commons, workers, publications, backstage })
+    }
+
+    /// The instances, its own and others.
+    pub fn registry(&self) -> &Registry {
+        &self.commons.registry
     }
 
     /// The threads of the data plane.
@@ -131,6 +141,32 @@ impl Runtime {
                 revision.retire(Duration::ZERO).await;
                 Err(PrepareError::Trial(error.to_string()))
             }
+        }
+    }
+
+    /// Runs requests that the active revision gets once more on one that is ready to be published in its place, and compares
+    /// the answers. Clients notice nothing of it, and neither does anything outside. One at a time for each component.
+    ///
+    /// # Errors
+    /// The thread for it, or the guests for it, could not be started.
+    pub async fn rehearse(
+        &self,
+        active: &Arc<Revision>,
+        new: &Revision,
+        options: RehearsalOptions,
+    ) -> Result<RehearsalReport, PrepareError> {
+        let not_started = |error| PrepareError::Trial(format!("the rehearsal could not be started: {error}"));
+        let backstage = self.backstage().map_err(|error| not_started(error.to_string()))?;
+        let store = self.commons.store.clone();
+        let rehearsed = rehearsal::rehearse(active, new, &self.workers, store, &backstage, options).await;
+        rehearsed.map_err(|error| not_started(error.to_string()))
+    }
+
+    fn backstage(&self) -> std::io::Result<Handle> {
+        let mut backstage = self.backstage.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*backstage {
+            Some(handle) => Ok(handle.clone()),
+            None => Ok(backstage.insert(rehearsal::backstage()?).clone()),
         }
     }
 

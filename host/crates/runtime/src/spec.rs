@@ -114,34 +114,6 @@ impl FromStr for Digest {
     }
 }
 
-/// Whether a rehearsed revision is published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Promote {
-    /// Never: the rehearsal is only reported.
-    Never,
-    /// If every answer was the same.
-    Identical,
-    /// If it failed no request that the old one answered.
-    #[default]
-    Safe,
-    /// Always.
-    Always,
-}
-
-impl FromStr for Promote {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "never" => Ok(Self::Never),
-            "identical" => Ok(Self::Identical),
-            "safe" => Ok(Self::Safe),
-            "always" => Ok(Self::Always),
-            _ => Err(format!("{text:?} is not known: write never, identical, safe or always")),
-        }
-    }
-}
-
 /// Which buckets of the store a component may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Buckets {

@@ -10,6 +10,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::capabilities::keyvalue::KeyValue;
 use crate::capabilities::outgoing::Outgoing;
 use crate::limiter::Limiter;
+use crate::rehearsal::Stage;
 
 /// The data of a guest's store. Lives as long as the guest.
 pub(crate) struct GuestState {
@@ -24,6 +25,12 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
+    /// What the guest does from here on belongs to a request of a rehearsal.
+    pub(crate) fn enter(&mut self, stage: Stage) {
+        self.key_value.store = stage.store();
+        self.outgoing.enter(stage);
+    }
+
     /// The view that `wasi:http` works on.
     pub(crate) fn http_view(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }

@@ -23,6 +23,7 @@ use crate::capabilities::outgoing::Outgoing;
 use crate::counters::{Counters, Fault, Shed};
 use crate::guest::Guest;
 use crate::limiter::Limiter;
+use crate::rehearsal::Stage;
 use crate::spec::{Buckets, Directory, Limits, SocketRule};
 use crate::state::GuestState;
 use crate::worker::Worker;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Vec<Directory>,
     pub(crate) sockets: Arc<[SocketRule]>,
     pub(crate) limits: Limits,
+    /// Nothing that its guests do may be seen outside.
+    pub(crate) isolated: bool,
     /// Requests waiting in the queues of all its pools.
     pub(crate) queued: AtomicUsize,
     /// Those of the component.
@@ -113,7 +116,7 @@ impl Template {
         let limits = self.limits();
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
-        let state = GuestState {
+        let mut state = GuestState {
             table,
             wasi: self.wasi(guest)?,
             http: WasiHttpCtx::new(),
@@ -135,6 +138,9 @@ impl Template {
             },
             registry: self.worker.registry().clone(),
         };
+        if self.shared.isolated {
+            state.enter(Stage::empty(self.worker.store().clone()));
+        }
         let mut store = Store::new(&self.shared.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);

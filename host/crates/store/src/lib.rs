@@ -4,6 +4,7 @@
 //! - [`Bucket`], [`Limits`], [`Error`]: what goes in, and what can go wrong.
 //! - [`DurableStore`]: the backend that keeps its data on disk; see [`durable`].
 //! - [`MemoryStore`]: the backend that forgets everything when the process ends.
+//! - [`Recording`], [`Overlay`]: a store as one run of a request sees it, and the same world once more for a second run.
 //! - `contract` (feature `contract-tests`): the tests that every backend has to pass.
 //!
 //! # The contract
@@ -33,6 +34,8 @@ pub mod durable;
 mod error;
 mod limits;
 mod memory;
+mod overlay;
+mod recording;
 mod table;
 mod transaction;
 
@@ -46,6 +49,8 @@ pub use durable::{DurableStore, SyncPolicy};
 pub use error::Error;
 pub use limits::Limits;
 pub use memory::MemoryStore;
+pub use overlay::Overlay;
+pub use recording::{FirstValues, Incomplete, Recording};
 
 /// What is kept under a key: any bytes.
 pub type Value = Bytes;

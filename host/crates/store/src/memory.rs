@@ -35,6 +35,16 @@ impl MemoryStore {
         &self.limits
     }
 
+    /// [`Store::set`] without a check of key and value, and at once.
+    pub(crate) fn put(&self, bucket: &Bucket, key: &str, value: Value) -> Result<(), Error> {
+        self.write(bucket, |transaction| transaction.set(key, value))
+    }
+
+    /// [`Store::list`], at once.
+    pub(crate) fn page(&self, bucket: &Bucket, after: Option<&str>, limit: usize) -> Page {
+        self.read().table.page(bucket, after, self.limits.page(limit))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Kept> {
         // Nothing panics under the lock but a failed allocation, which aborts.
         self.kept.read().unwrap_or_else(PoisonError::into_inner)
@@ -100,7 +110,7 @@ impl Store for MemoryStore {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Page, Error>> {
-        Box::pin(async move { Ok(self.read().table.page(bucket, after, self.limits.page(limit))) })
+        Box::pin(async move { Ok(self.page(bucket, after, limit)) })
     }
 
     fn increment<'a>(&'a self, bucket: &'a Bucket, key: &'a str, delta: i64) -> BoxFuture<'a, Result<i64, Error>> {

@@ -14,6 +14,7 @@ use crate::body::{Body, BodyError};
 use crate::dispatch::{Hop, Target};
 use crate::guest::Guest;
 use crate::outbound::{OutboundPolicy, allowing_line};
+use crate::rehearsal::Stage;
 use crate::worker::Worker;
 
 /// The domain of this host's namespaces.
@@ -29,6 +30,8 @@ pub(crate) struct Outgoing {
     guest: Arc<Guest>,
     component: Arc<str>,
     instance: Name,
+    /// Set while it serves a request of a rehearsal.
+    stage: Option<Stage>,
 }
 
 impl Outgoing {
@@ -39,7 +42,12 @@ impl Outgoing {
         component: Arc<str>,
         instance: Name,
     ) -> Self {
-        Self { worker, policy, guest, component, instance }
+        Self { worker, policy, guest, component, instance, stage: None }
+    }
+
+    /// What is sent from here on goes by way of the stage.
+    pub(crate) fn enter(&mut self, stage: Stage) {
+        self.stage = Some(stage);
     }
 }
 
@@ -58,12 +66,8 @@ impl WasiHttpHooks for Outgoing {
     }
 
     fn send_request(&mut self, request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
-        let worker = self.worker.clone();
-        let hop = Hop { depth: self.guest.depth() + 1 };
-        if let Some(target) = Target::from_uri(request.uri()) {
-            return Box::new(async move { Ok((worker.dispatch(&target, request, hop).await, nothing_left_to_send())) });
-        }
-        if !self.policy.allows(request.uri()) {
+        let target = Target::from_uri(request.uri());
+        if target.is_none() && !self.policy.allows(request.uri()) {
             tracing::warn!(
                 component = &*self.component,
                 instance = self.instance.as_str(),
@@ -75,9 +79,19 @@ impl WasiHttpHooks for Outgoing {
             );
             return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
         }
-        let options = options.unwrap_or_default();
+        let worker = self.worker.clone();
+        let hop = Hop { depth: self.guest.depth() + 1 };
+        let send = async move |request| match target {
+            Some(target) => Ok(worker.dispatch(&target, request, hop).await),
+            None => worker.client().send_outside(request, hop, &options.unwrap_or_default()).await,
+        };
+        let stage = self.stage.clone();
         Box::new(async move {
-            let answer = worker.client().send_outside(request, hop, &options).await?;
+            let answer = match stage {
+                None => send(request).await?,
+                Some(Stage::Live(tape)) => tape.record(request, send).await?,
+                Some(Stage::Rehearsed(replay)) => replay.answer(request).await?,
+            };
             Ok((answer, nothing_left_to_send()))
         })
     }

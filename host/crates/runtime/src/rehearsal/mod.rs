@@ -1,0 +1,230 @@
+//! A rehearsal: live requests are run once more on a revision that is not published yet, and the answers compared.
+//!
+//! Lives from when a revision is ready until it is published or not; one for a component at a time. While it lasts, each
+//! worker samples one request after the other ([`sampler`]). A sampled request is served by the active revision, in a pool of
+//! its own with one request at a time for each guest, so that all that its guest receives from outside is known to
+//! belong to it, and is put on a [`tape`]. When its answer has left, the same request runs on the new revision, on the
+//! [`backstage`] thread, in a world where nothing gets out ([`stage`]): it plays against the tape. What the two answered
+//! is [`compare`]d and goes into the [`report`].
+//!
+//! What a rehearsed guest can do: read the store, and write to an overlay that ends with the request; send requests
+//! that the live run sent too; read its directories. It has no sockets. What it prints goes to the log, under its
+//! component's name with ` (rehearsal)` behind it. Clocks and random numbers are real: what puts them into answers differs.
+//!
+//! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time; [`MAX_REQUESTS`]; of each request
+//! the first mebibyte of its bodies and what a tape holds. What is more makes a sample useless, never a request fail.
+
+mod compare;
+mod report;
+mod sampler;
+mod stage;
+mod tap;
+mod tape;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use store::Store;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+
+use crate::revision::{Revision, TrialError, Venue};
+use crate::worker::Worker;
+
+pub use report::{
+    Count, DifferenceGroup, Example, Latency, NotPromoted, Promote, RefusedRequests, RehearsalReport, Sides,
+    UnknownPromote,
+};
+pub(crate) use sampler::{Sampler, Switch};
+pub(crate) use stage::Stage;
+
+use self::report::{Findings, Run, Skip};
+
+/// Requests that a rehearsal can have at most.
+pub(crate) const MAX_REQUESTS: usize = 10_000;
+
+/// How long a live request that was sampled may go on after the rehearsal.
+const LAST_REQUEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The nice value of the thread that rehearsed guests run on.
+const NICE: i32 = 19;
+
+/// How to rehearse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RehearsalOptions {
+    /// How many requests are to be compared, at most [`MAX_REQUESTS`].
+    pub requests: usize,
+    /// After how long the rehearsal ends with those that it has.
+    pub within: Duration,
+}
+
+/// As many requests within 60 s.
+impl RehearsalOptions {
+    /// For this many requests.
+    pub fn new(requests: usize) -> Self {
+        Self { requests: requests.min(MAX_REQUESTS), within: Duration::from_secs(60) }
+    }
+}
+
+/// What the samplers of one rehearsal share.
+pub(crate) struct Rehearsal {
+    store: Arc<dyn Store>,
+    backstage: Handle,
+    /// Requests that may still be taken.
+    left: AtomicUsize,
+    /// Whether a worker has a sample on its way.
+    taken: Box<[AtomicBool]>,
+    findings: Mutex<Findings>,
+    /// Told when a request was compared.
+    progress: Notify,
+}
+
+impl Rehearsal {
+    /// Lets a worker take a request, if it may.
+    fn take(&self, worker: usize) -> bool {
+        if self.taken[worker].swap(true, Relaxed) {
+            return false;
+        }
+        let took = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if !took {
+            self.free(worker);
+        }
+        took
+    }
+
+    fn free(&self, worker: usize) {
+        self.taken[worker].store(false, Relaxed);
+    }
+
+    fn skipped(&self, reason: Skip) {
+        self.findings().skip(reason);
+        self.left.fetch_add(1, Relaxed);
+    }
+
+    fn compared(&self, request: &str, old: &Run, new: &Run, refused: Vec<String>) {
+        self.findings().compare(request, old, new, refused);
+        self.progress.notify_one();
+    }
+
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the last request, but not longer than until then.
+    async fn finish(&self, requests: usize, end: Instant) {
+        while self.findings().compared() < requests {
+            if timeout_at(end.into(), self.progress.notified()).await.is_err() {
+                self.left.store(0, Relaxed);
+                let on_their_way = self.taken.iter().filter(|taken| taken.load(Relaxed)).count();
+                (0..on_their_way).for_each(|_| self.findings().skip(Skip::TimeUp));
+                return;
+            }
+        }
+    }
+}
+
+/// Rehearses `new` with the requests that `active` gets.
+///
+/// # Errors
+/// The guests for it could not be started.
+pub(crate) async fn rehearse(
+    active: &Arc<Revision>,
+    new: &Revision,
+    workers: &[Worker],
+    store: Arc<dyn Store>,
+    backstage: &Handle,
+    options: RehearsalOptions,
+) -> Result<RehearsalReport, TrialError> {
+    let begun = Instant::now();
+    let live = Company(active.for_rehearsal(&Venue::Workers));
+    let rehearsed = Company(new.for_rehearsal(&Venue::Backstage(backstage.clone())));
+    live.0.warm().await?;
+    rehearsed.0.warm().await?;
+
+    let rehearsal = Arc::new(Rehearsal {
+        store,
+        backstage: backstage.clone(),
+        left: AtomicUsize::new(options.requests),
+        taken: workers.iter().map(|_| AtomicBool::new(false)).collect(),
+        findings: Mutex::default(),
+        progress: Notify::new(),
+    });
+    {
+        let _sampling = Sampling::start(active, &live.0, &rehearsed.0, &rehearsal, workers);
+        rehearsal.finish(options.requests, begun + options.within).await;
+    }
+    Ok(rehearsal.findings().report(options.requests, begun.elapsed()))
+}
+
+/// The time during which requests are sampled.
+struct Sampling {
+    active: Arc<Revision>,
+    live: Arc<Revision>,
+}
+
+impl Sampling {
+    fn start(
+        active: &Arc<Revision>,
+        live: &Arc<Revision>,
+        rehearsed: &Revision,
+        rehearsal: &Arc<Rehearsal>,
+        workers: &[Worker],
+    ) -> Self {
+        for (instance, live) in active.instances().iter().zip(live.instances()) {
+            // An instance that the new revision has not is not rehearsed.
+            let Some(rehearsed) = rehearsed.instances().iter().find(|other| other.name == instance.name) else {
+                continue;
+            };
+            for worker in workers.iter().map(Worker::id) {
+                let sampler = Sampler {
+                    rehearsal: rehearsal.clone(),
+                    worker,
+                    live: live.pool(worker).clone(),
+                    rehearsed: rehearsed.pool(worker).clone(),
+                };
+                instance.pool(worker).rehearsal().set(Some(Arc::new(sampler)));
+            }
+        }
+        Self { active: active.clone(), live: live.clone() }
+    }
+}
+
+impl Drop for Sampling {
+    fn drop(&mut self) {
+        for (instance, live) in self.active.instances().iter().zip(self.live.instances()) {
+            for (pool, live) in instance.pools.iter().zip(&live.pools) {
+                pool.rehearsal().set(None);
+                // They were the active revision's requests, whoever served them.
+                pool.credit(live.outcomes());
+            }
+        }
+    }
+}
+
+/// The pools of a rehearsal, on one side. Ends with it; live requests are served to their end.
+struct Company(Arc<Revision>);
+
+impl Drop for Company {
+    fn drop(&mut self) {
+        let revision = self.0.clone();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { revision.retire(LAST_REQUEST).await });
+        }
+    }
+}
+
+/// Starts the thread that rehearsed guests run on, one for all rehearsals; it lives as long as the process. It has the
+/// lowest priority: a rehearsal takes the time that the workers leave.
+pub(crate) fn backstage() -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::warn!("revisions are rehearsed at full priority: {error}");
+        }
+        runtime.block_on(std::future::pending::<()>());
+    })?;
+    Ok(handle)
+}

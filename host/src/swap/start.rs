@@ -1,0 +1,109 @@
+//! The start: which revision of each component the latest event names, a swap or a newer file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use runtime::{Code, Revision, Runtime};
+
+use super::history::{History, Publication, SourceIdentity, Start};
+use super::publish::publication;
+use super::slot::{Past, Slot, past_of};
+use super::{Inner, PublishedBy, Swapper, open};
+use crate::cli::{Exit, exit};
+use crate::manifest::Component;
+
+impl Swapper {
+    /// Loads the components of a manifest, each in the revision that the latest event says, and serves them. Blocks until
+    /// they are compiled.
+    ///
+    /// # Errors
+    /// A component that can't be loaded, [`exit::USAGE`].
+    pub(crate) fn start(runtime: Arc<Runtime>, folder: PathBuf, components: Vec<Component>) -> anyhow::Result<Self> {
+        let mut beginnings = Vec::new();
+        for component in components {
+            beginnings.push(Beginning::decide(component, &folder)?);
+        }
+        let specs = beginnings.iter().map(|beginning| (beginning.component.spec.clone(), beginning.code.clone()));
+        let loaded = runtime.load(specs.collect());
+        let mut slots = BTreeMap::new();
+        let mut revisions = Vec::new();
+        for (beginning, revision) in beginnings.into_iter().zip(loaded) {
+            let slot = beginning.finish(&runtime, revision)?;
+            revisions.push(slot.state().active.revision.clone());
+            slots.insert(slot.name.clone(), slot);
+        }
+        runtime.publish_first(revisions).map_err(|error| Exit::new(exit::USAGE, error))?;
+        let (publishing, stopping) = Default::default();
+        Ok(Self(Arc::new(Inner { runtime, folder, slots: Mutex::new(slots), publishing, stopping })))
+    }
+}
+
+/// A component at the start, before it is loaded.
+struct Beginning {
+    component: Component,
+    history: History,
+    identity: SourceIdentity,
+    /// What is to be loaded.
+    code: Code,
+    /// Whether that is what was active when the process ended.
+    recorded: bool,
+}
+
+impl Beginning {
+    fn decide(component: Component, folder: &Path) -> anyhow::Result<Self> {
+        let name = &component.spec.name;
+        let history = open(folder, name).map_err(|error| Exit::new(exit::STORE, error))?;
+        let identity = SourceIdentity::of_read(&component.source, &component.code.digest().to_string());
+        let own = component.code.clone();
+        let (code, recorded) = match history.decide(&identity) {
+            Start::Source => (own, false),
+            Start::Recorded(active) if active.digest == own.digest().to_string() => (own, true),
+            Start::Recorded(active) => match history.read(&active.digest) {
+                Ok(code) => (code, true),
+                Err(error) => {
+                    tracing::error!(component = name, "what was swapped can't be served again: {error}");
+                    (own, false)
+                }
+            },
+        };
+        Ok(Self { component, history, identity, code, recorded })
+    }
+
+    fn finish(
+        mut self,
+        runtime: &Runtime,
+        loaded: Result<Arc<Revision>, runtime::LoadError>,
+    ) -> anyhow::Result<Arc<Slot>> {
+        let Component { spec, source, code, place, swap } = self.component;
+        let revision = match loaded {
+            Err(error) if self.code != code => {
+                tracing::error!(component = spec.name, "what was swapped can't be served again: {error}");
+                (self.code, self.recorded) = (code.clone(), false);
+                runtime.load(vec![(spec.clone(), code)]).pop().expect("one was asked for")
+            }
+            loaded => loaded,
+        };
+        let revision = revision.map_err(|error| {
+            let message = format!("component \"{}\" can't be loaded: {error}", spec.name);
+            Exit::new(exit::USAGE, place.error(message))
+        })?;
+        let size = self.code.bytes().len() as u64;
+        let mut past = VecDeque::new();
+        if !self.recorded {
+            let publication = publication(revision.digest(), size, PublishedBy::Start);
+            let kept = self.history.keep(&self.code);
+            if let Err(error) = kept.and_then(|_| self.history.commit(publication, None, self.identity.clone())) {
+                tracing::warn!(component = spec.name, "what is served can't be gone back to later: {error}");
+                past.push_back(past_of(&revision, size, PublishedBy::Start));
+            }
+        }
+        past.extend(self.history.publications().iter().filter_map(|publication| {
+            let Publication { digest, by, at_ms, size, outcome } = publication.clone();
+            let at = UNIX_EPOCH + Duration::from_millis(at_ms);
+            Some(Past { digest: digest.parse().ok()?, spec: spec.clone(), size, by, at, outcome })
+        }));
+        Ok(Slot::new(revision, past, swap, source, self.identity, self.history))
+    }
+}
