@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use e2e::revision::stamped;
 use e2e::{Host, Metrics, Remote, Run, artifact, eventually_true, need, program};
 use serde_json::json;
 
@@ -198,6 +199,27 @@ fn retries_and_instances_are_counted() {
     host.internal().delete("/register/storage/bad").expect(204);
     assert_eq!((instances("available"), instances("unavailable")), (3.0, 0.0));
     assert_eq!(host.log().wait_for("not registered any more")["instance"], "bad");
+}
+
+#[test]
+fn swaps_are_counted_by_what_became_of_them() {
+    let host = Host::with_stamped("").start();
+    let swaps = || host.metrics().by("swaps_total", &["result"]);
+    let of = |counts: [f64; 5]| {
+        let results = ["failed", "published", "rejected", "rolled_back", "rolled_back_automatically"];
+        results.into_iter().map(|result| vec![result.to_owned()]).zip(counts).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(swaps(), of([0.0; 5]));
+    host.swap("guest", stamped("stamped", 1)).expect(200);
+    host.swap("guest", "no component").expect(422);
+    host.internal().post("/components/guest/rollback", &json!({})).expect(200);
+    assert_eq!(swaps(), of([0.0, 1.0, 1.0, 1.0, 0.0]));
+    // What is counted of a component goes on with its next revision.
+    let starts = host.metrics().sum("guest_starts_total", &[]);
+    host.swap("guest", stamped("stamped", 2)).expect(200);
+    assert!(host.metrics().sum("guest_starts_total", &[]) > starts);
+    assert_eq!(host.log().wait_for("a revision was rejected")["component"], "guest");
+    host.log().wait_for("a revision is published");
 }
 
 #[test]
