@@ -24,8 +24,9 @@ use crate::data::Data;
 use crate::edge::{self, Edge};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
+use crate::metrics::{Commits, Metrics, Sources};
 use crate::swap::Swapper;
-use crate::telemetry;
+use crate::telemetry::{self, Log};
 use crate::watch::Watch;
 
 /// Runs the assembly until it is told to stop.
@@ -40,8 +41,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
-    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush())?;
-    let ended = assemble(manifest, watch, &data);
+    let commits = Arc::<Commits>::default();
+    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone())?;
+    let ended = assemble(manifest, watch, &data, commits, &log);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -53,15 +55,27 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(mut manifest: Manifest, watch: Watch, data: &Data) -> anyhow::Result<()> {
+fn assemble(mut manifest: Manifest, watch: Watch, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
     let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
     let components = std::mem::take(&mut manifest.components);
     let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
 
+    let metrics = Metrics::new(
+        manifest.run.workers,
+        Sources {
+            registry,
+            runtime: runtime.clone(),
+            swapper: swapper.clone(),
+            store: data.store.clone(),
+            durable: data.durable.clone(),
+            commits,
+            dropped: log.dropped(),
+        },
+    );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, watch, &runtime, registry, data.store.clone(), swapper))
+    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, metrics, log))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
@@ -69,10 +83,12 @@ async fn serve(
     manifest: Manifest,
     watch: Watch,
     runtime: &Runtime,
-    registry: Registry,
     store: Arc<dyn Store>,
     swapper: Swapper,
+    metrics: Metrics,
+    log: &Log,
 ) -> anyhow::Result<()> {
+    let registry = runtime.registry().clone();
     // Before anything listens, so that no signal is missed.
     let signals = signals()?;
     let public = edge::Listener::bind(manifest.public.listen)
@@ -97,6 +113,8 @@ async fn serve(
         public: public_address,
         internal: internal_address,
         components: Components::new(swapper.clone()),
+        metrics: metrics.clone(),
+        log_level: log.level(),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
@@ -116,7 +134,7 @@ async fn serve(
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }
     });
-    let edge = Arc::new(edge_of(&manifest));
+    let edge = Arc::new(edge_of(&manifest, metrics, log));
     readiness.serving();
     announce(public_address, internal_address)?;
 
@@ -144,7 +162,7 @@ async fn serve(
 }
 
 /// What the edge is to do.
-fn edge_of(manifest: &Manifest) -> Edge {
+fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
     let public = &manifest.public;
     Edge {
         limits: edge::Limits {
@@ -156,6 +174,10 @@ fn edge_of(manifest: &Manifest) -> Edge {
             body_bytes: public.max_body,
         },
         trusted_proxies: public.trusted_proxies.clone(),
+        unrouted: metrics.handler("unrouted"),
+        metrics_handler: public.metrics.then(|| metrics.handler("metrics")),
+        access: manifest.run.access_log.then(|| log.access()),
+        metrics,
     }
 }
 

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use store::durable::{CompactError, Compaction, Config, DurableStore, Observer, OpenError, Progress, Recovery};
+use store::durable::{
+    Committed, CompactError, Compaction, Config, DurableStore, Observer, OpenError, Progress, Recovery,
+};
 use store::{Limits, MemoryStore, Store};
 
 use crate::cli::{Exit, exit};
 use crate::kv::{RemoteStore, User};
 use crate::manifest;
+use crate::metrics::Commits;
 use crate::telemetry::Flush;
 
 /// The store's folder in the data directory.
@@ -35,7 +38,7 @@ pub(crate) struct Data {
     /// Where values are kept.
     pub(crate) store: Arc<dyn Store>,
     /// The same, if it has to be closed.
-    durable: Option<Arc<DurableStore>>,
+    pub(crate) durable: Option<Arc<DurableStore>>,
 }
 
 impl Data {
@@ -43,7 +46,12 @@ impl Data {
     ///
     /// # Errors
     /// Each carries its exit code, see [`exit`].
-    pub(crate) fn open(directory: &Path, store: &manifest::Store, log: Flush) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        directory: &Path,
+        store: &manifest::Store,
+        log: Flush,
+        commits: Arc<Commits>,
+    ) -> anyhow::Result<Self> {
         let cache = prepare(directory).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
         let limits = Limits::default();
         let revisions = directory.join("revisions");
@@ -55,7 +63,7 @@ impl Data {
                 return elsewhere(Arc::new(RemoteStore::new(url.clone(), User::Host, token.clone(), limits)));
             }
         };
-        let config = Config { limits, sync, observer: Arc::new(Watch { log }) };
+        let config = Config { limits, sync, observer: Arc::new(Watch { log, commits }) };
         let (store, recovery) = DurableStore::open(&directory.join(STORE), config).map_err(|error| match error {
             OpenError::Io { .. } => Exit::new(exit::STORE, format!("{}: {error}", unwritable(directory))),
             error => refusal(directory, &directory.join(STORE), error),
@@ -146,15 +154,20 @@ fn report(recovery: &Recovery, store: &DurableStore) {
     }
 }
 
-/// Brings what happens to the store into the log.
+/// Brings what happens to the store into the log and the metrics.
 struct Watch {
     log: Flush,
+    commits: Arc<Commits>,
 }
 
 impl Observer for Watch {
     fn replaying(&self, progress: Progress) {
         let Progress { done, total } = progress;
         tracing::info!(done, total, "reading the store");
+    }
+
+    fn committed(&self, commit: Committed) {
+        self.commits.record(commit);
     }
 
     fn compacted(&self, outcome: &Result<Compaction, CompactError>) {

@@ -255,6 +255,8 @@ mod tests {
 
     use super::*;
     use crate::control::{self, Control, Kv, Readiness};
+    use crate::metrics::Metrics;
+    use crate::telemetry::{Level, LogLevel};
     use crate::token::Token;
 
     /// A host's internal address, with heartbeats so quick that a test need not wait.
@@ -275,6 +277,8 @@ mod tests {
             public: SocketAddr::from(([127, 0, 0, 1], 1)),
             internal,
             components: control::Components::new(crate::swap::testing::swapper(Vec::new()).0),
+            metrics: Metrics::of(&registry),
+            log_level: Level::new(LogLevel::Off).0,
         };
         let served = tokio::spawn(control::serve(listener, control, std::future::pending()));
         (internal, registry, served)

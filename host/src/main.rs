@@ -8,7 +8,7 @@
 //! - [`kv`]: the store over HTTP, and the use of another host's.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`look`]: whether a file is still the same.
 //! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
-//! - [`telemetry`]: the log.
+//! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log.
 
 mod app;
 mod builtin;
@@ -22,6 +22,7 @@ mod kv;
 mod linger;
 mod look;
 mod manifest;
+mod metrics;
 mod swap;
 mod telemetry;
 mod token;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Client, Log, Reply, Usage, Wire, artifact, eventually, revision};
+use crate::{Client, Log, Metrics, Reply, Usage, Wire, artifact, eventually, revision};
 
 /// A running host. Reads like a [`Client`] of its public address. Killed when it is dropped.
 pub struct Host {
@@ -296,6 +296,12 @@ impl Host {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What its `/metrics` says, by the internal address, which is not counted itself.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.internal.get("/metrics").expect(200).text())
     }
 
     /// What it has of the machine's now.

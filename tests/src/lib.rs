@@ -9,6 +9,7 @@
 //! - [`Load`]: many clients at once, which miss nothing. [`revision`]: what components are swapped for.
 //! - [`Disk`]: a small one, to be filled.
 //! - [`artifact`]: the binary under test and the guests, built once.
+//! - [`Metrics`]: what a host's `/metrics` says.
 //! - [`eventually`]: waits for a state. Nothing else waits.
 //! - [`need`]: tests that need something this machine may not have.
 
@@ -18,6 +19,7 @@ mod host;
 mod http;
 pub mod load;
 mod log;
+mod metrics;
 mod needs;
 mod remote;
 pub mod revision;
@@ -30,7 +32,8 @@ pub use crate::host::{Builder, Host, Run};
 pub use crate::http::{Client, Reply, Request};
 pub use crate::load::Load;
 pub use crate::log::Log;
-pub use crate::needs::{missing, rounds};
+pub use crate::metrics::Metrics;
+pub use crate::needs::{missing, program, rounds};
 pub use crate::remote::{Exchange, Remote};
 pub use crate::usage::Usage;
 pub use crate::wait::{PATIENCE, eventually, eventually_true};

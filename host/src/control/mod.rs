@@ -3,15 +3,19 @@
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
 //! in `body`. Parts: `server` (connections), `auth` (token), `body`, `components` (swaps), `kv` (the store), `registration`,
-//! `lookup`, `listing`, `readiness`, `own` (which addresses are this host's), `leases` (the passing of time).
+//! `lookup`, `listing`, `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of
+//! time), `changes` (what becomes of instances, for the log).
 
 mod auth;
 mod body;
+mod changes;
 mod components;
 mod kv;
 mod leases;
 mod listing;
+mod log_level;
 mod lookup;
+mod metrics;
 mod own;
 mod readiness;
 mod registration;
@@ -30,6 +34,8 @@ use registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::linger::linger;
+use crate::metrics::Metrics;
+use crate::telemetry::Level;
 use crate::token::Token;
 
 pub(crate) use components::{Components, LARGEST_COMPONENT, Listed, Revisions};
@@ -53,6 +59,10 @@ pub(crate) struct Control {
     pub(crate) internal: SocketAddr,
     /// What `/components` shows and swaps.
     pub(crate) components: Components,
+    /// What `/metrics` shows.
+    pub(crate) metrics: Metrics,
+    /// What `/log-level` shows and sets.
+    pub(crate) log_level: Level,
 }
 
 /// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
@@ -62,6 +72,7 @@ pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: imp
     tokio::select! {
         () = server::serve(listener, router, shutdown) => {}
         () = leases::expire(&registry) => {}
+        () = changes::tell(&registry) => {}
     }
 }
 
@@ -81,6 +92,8 @@ fn router(control: Arc<Control>) -> Router {
         // A key has slashes as it likes. That an empty one is refused is for the store to say.
         .route("/kv/{bucket}/", kv::of_key())
         .route("/kv/{bucket}/{*key}", kv::of_key())
+        .route("/metrics", get(metrics::metrics))
+        .route("/log-level", get(log_level::show).put(log_level::set))
         .route("/healthz", get(readiness::alive))
         .route("/livez", get(readiness::alive))
         .route("/readyz", get(readiness::ready))

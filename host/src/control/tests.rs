@@ -14,6 +14,7 @@ use super::*;
 use crate::cli::RunArgs;
 use crate::manifest::{self, Component, Environment};
 use crate::swap::testing;
+use crate::telemetry::LogLevel;
 
 mod components;
 
@@ -60,6 +61,8 @@ async fn start(token: Option<&str>, config: Config) -> Running {
         public: "127.0.0.1:8080".parse().expect("an address"),
         internal: address,
         components: Components::new(swapper),
+        metrics: Metrics::of(&registry),
+        log_level: Level::new(LogLevel::Info).0,
     };
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(serve(listener, control, async {
@@ -322,4 +325,58 @@ async fn it_stops_when_told_and_finishes_what_it_began() {
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     host.served.await.expect("it ends");
     assert!(tokio::net::TcpStream::connect(host.address).await.is_err());
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let host = start(Some("secret"), Config::default()).await;
+    host.add_in_process("storage-1");
+    let get = |accept| host.client.get(format!("{}/metrics", host.url)).header("accept", accept).send();
+    for (accept, kind, end) in [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8", "build_info{version=\"0.1.0\"} 1\n"),
+        ("application/openmetrics-text", "application/openmetrics-text; version=1.0.0; charset=utf-8", "# EOF\n"),
+    ] {
+        let answer = get(accept).await.expect("an answer");
+        assert_eq!((answer.status(), answer.headers()["content-type"].as_bytes()), (StatusCode::OK, kind.as_bytes()));
+        let text = answer.text().await.expect("text");
+        assert!(text.ends_with(end), "{text}");
+        assert!(text.contains("instances{namespace=\"storage\",state=\"available\"} 1\n"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn too_many_namespaces_are_counted_together() {
+    let host = start(None, Config::default()).await;
+    host.add_in_process("storage-1");
+    for number in 0..200 {
+        let address = "http://127.0.0.1:7001".parse().expect("an address");
+        let registered =
+            host.registry.register(&namespace(&format!("n{number:03}")), &name("a"), address, Instant::now());
+        registered.expect("there is room");
+    }
+    let text = host.request(Method::GET, "/metrics").await.text().await.expect("text");
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("instances{")).collect();
+    assert_eq!(lines.len(), 2 * 129, "{text}");
+    for line in [
+        "instances{namespace=\"storage\",state=\"available\"} 1",
+        "instances{namespace=\"n126\",state=\"available\"} 1",
+        "instances{namespace=\"other\",state=\"available\"} 73",
+        "instances{namespace=\"other\",state=\"unavailable\"} 0",
+    ] {
+        assert!(lines.contains(&line), "no {line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_is_shown_and_set() {
+    let host = start(None, Config::default()).await;
+    assert_eq!(host.get("/log-level").await, (StatusCode::OK, json!({"level": "info"})));
+    let put = |body: Value| host.client.put(format!("{}/log-level", host.url)).json(&body).send();
+    let (status, answer) = document(put(json!({"level": "debug"})).await.expect("an answer")).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({"level": "debug"})));
+    assert_eq!(host.get("/log-level").await.1, json!({"level": "debug"}));
+    expect_problem(put(json!({"level": "loud"})).await.expect("an answer"), "invalid_request", "off, error, warn")
+        .await;
+    expect_problem(put(json!({})).await.expect("an answer"), "invalid_request", "\"level\" is missing").await;
+    assert_eq!(host.get("/log-level").await.1, json!({"level": "debug"}));
 }

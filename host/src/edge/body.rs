@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::patience::Patience;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use runtime::{Body, BodyError};
 
+use super::exchange::Exchange;
+use super::patience::Patience;
 use crate::linger::linger;
 
 /// What went wrong with a request's body, if anything did.
@@ -122,15 +123,16 @@ impl Drop for Upload {
     }
 }
 
-/// An answer's body.
+/// An answer's body. Its [`Exchange`] ends with it.
 pub(super) struct Download {
     body: Body,
     patience: Patience,
+    exchange: Exchange,
 }
 
 impl Download {
-    pub(super) fn new(body: Body, idle: Duration) -> Self {
-        Self { body, patience: Patience::new(idle) }
+    pub(super) fn new(body: Body, idle: Duration, exchange: Exchange) -> Self {
+        Self { body, patience: Patience::new(idle), exchange }
     }
 }
 
@@ -141,6 +143,11 @@ impl HttpBody for Download {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.patience.reset();
+            match &frame {
+                Some(Ok(frame)) => self.exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => {}
+                None => self.exchange.ended(),
+            }
             return Poll::Ready(frame);
         }
         self.patience.poll(cx).map(|()| Some(Err(BodyError::ConnectionWriteTimeout)))
@@ -152,5 +159,14 @@ impl HttpBody for Download {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // Nobody asks for the end of a body that says itself that it has ended.
+        if self.body.is_end_stream() {
+            self.exchange.ended();
+        }
     }
 }

@@ -5,10 +5,12 @@
 //! - [`connection`]: one connection on its worker.
 //! - [`request`]: what a request must be to get in, and what is added to it.
 //! - [`body`]: bodies that are too large or stand still.
+//! - [`exchange`]: what metrics and access log are told of a request.
 
 mod accept;
 mod body;
 mod connection;
+mod exchange;
 mod forwarded;
 mod io;
 mod patience;
@@ -17,9 +19,13 @@ mod request_id;
 
 pub(crate) use accept::Listener;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::metrics::{Handler, Metrics};
+use crate::telemetry::AccessLog;
 
 /// What the edge needs to know. Immutable for the life of the process.
 pub(crate) struct Edge {
@@ -27,6 +33,14 @@ pub(crate) struct Edge {
     pub(crate) limits: Limits,
     /// Clients whose `x-forwarded-*` headers are believed.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// The handler of requests that have no route.
+    pub(crate) unrouted: Arc<Handler>,
+    /// The handler of `/metrics`, if it is answered here.
+    pub(crate) metrics_handler: Option<Arc<Handler>>,
+    /// Where requests are logged, if they are.
+    pub(crate) access: Option<AccessLog>,
 }
 
 /// What bounds connections and requests.

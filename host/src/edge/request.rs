@@ -1,6 +1,8 @@
 //! One request at the edge: held to its limits, labelled, routed; and its answer, labelled.
 
-use http::header::{CONTENT_LENGTH, HOST};
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, VARY};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
@@ -11,19 +13,45 @@ use problem::{Code, Problem};
 use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
 
 use super::body::{Download, Fault, Upload, Verdict};
+use super::exchange::Exchange;
 use super::forwarded::{self, Peer};
 use super::{Edge, Limits, request_id};
 use crate::linger::linger;
 
+/// The path that the host answers itself.
+const METRICS: &str = "/metrics";
+
 /// Answers a request, whatever it is.
 pub(super) async fn answer(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     worker: &Worker,
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
-    let mut answer = match admit(edge, worker, peer, &id, request) {
+    let mut exchange = Exchange::begin(edge, worker.id(), &request, &id);
+    let mut answer = match &edge.metrics_handler {
+        Some(handler) if request.uri().path() == METRICS => {
+            exchange.answered_here(handler);
+            metrics(edge, request).await
+        }
+        _ => serve(edge, worker, peer, &id, request, &mut exchange).await,
+    };
+    answer.headers_mut().insert(request_id::NAME, id);
+    exchange.answered(&answer);
+    answer.map(|body| Download::new(body, edge.limits.body_idle, exchange))
+}
+
+/// Has a component answer.
+async fn serve(
+    edge: &Edge,
+    worker: &Worker,
+    peer: &Peer,
+    id: &HeaderValue,
+    request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Response<Body> {
+    match admit(edge, worker, peer, id, request, exchange) {
         Ok(Admitted { target, request, hop, verdict }) => {
             let answer = worker.dispatch(&target, request, hop).await;
             match verdict.map_or(Fault::None, |verdict| verdict.get()) {
@@ -33,9 +61,25 @@ pub(super) async fn answer(
             }
         }
         Err(problem) => answer_with(problem),
-    };
-    answer.headers_mut().insert(request_id::NAME, id);
-    answer.map(|body| Download::new(body, edge.limits.body_idle))
+    }
+}
+
+/// `GET /metrics`
+async fn metrics(edge: &Edge, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    linger(body);
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        return answer_with(Problem::method_not_allowed("GET, HEAD"));
+    }
+    let (format, text) = edge.metrics.scrape(&head.headers).await;
+    let length = text.len();
+    let mut answer = Response::new(runtime::full(text));
+    answer.headers_mut().extend([
+        (CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (CONTENT_LENGTH, HeaderValue::from(length)),
+        (VARY, HeaderValue::from_static("accept")),
+    ]);
+    answer
 }
 
 /// A request that may go to its component.
@@ -53,9 +97,10 @@ fn admit(
     peer: &Peer,
     id: &HeaderValue,
     request: Request<Incoming>,
+    exchange: &mut Exchange,
 ) -> Result<Admitted, Problem> {
     let (mut head, body) = request.into_parts();
-    let (target, hop) = match admit_head(edge, worker, peer, &mut head) {
+    let (target, hop) = match admit_head(edge, worker, peer, &mut head, exchange) {
         Ok(admitted) => admitted,
         Err(problem) => {
             linger(body);
@@ -72,12 +117,19 @@ fn admit(
     Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
 }
 
-fn admit_head(edge: &Edge, worker: &Worker, peer: &Peer, head: &mut Parts) -> Result<(Target, Hop), Problem> {
+fn admit_head(
+    edge: &Edge,
+    worker: &Worker,
+    peer: &Peer,
+    head: &mut Parts,
+    exchange: &mut Exchange,
+) -> Result<(Target, Hop), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(Code::InvalidRequest, "this isn't a proxy for other hosts; CONNECT is not served"));
     }
     check_size(head, &edge.limits)?;
-    let target = worker.view().route(head.uri.path()).ok_or_else(Problem::not_found)?;
+    let routed = worker.view().route(head.uri.path()).ok_or_else(Problem::not_found)?;
+    let target = exchange.routed(routed);
     let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > edge.limits.body_bytes) {
         return Err(too_large(edge.limits.body_bytes));

@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 
 use super::{RemoteStore, User};
 use crate::control::{self, Control, Kv, Readiness};
+use crate::metrics::Metrics;
+use crate::telemetry::{Level, LogLevel};
 use crate::token::Token;
 
 /// The store of a host with these limits, from one with the same.
@@ -44,8 +46,11 @@ impl Owner {
     async fn start(address: impl tokio::net::ToSocketAddrs, kv: Kv, token: Option<&str>) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
+        let registry = Registry::new(registry::Config::default());
         let control = Control {
-            registry: Registry::new(registry::Config::default()),
+            metrics: Metrics::of(&registry),
+            log_level: Level::new(LogLevel::Off).0,
+            registry,
             kv,
             readiness: Readiness::new(),
             token: token.map(|token| Token::new(token).expect("a token")),

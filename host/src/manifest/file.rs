@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use registry::{Address, Namespace};
+use runtime::PathPattern;
 use runtime::Promote;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -39,6 +40,7 @@ pub(super) struct Run {
     pub(super) workers: Option<Spanned<Count>>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log_level: Option<LogLevel>,
+    pub(super) access_log: Option<bool>,
     pub(super) drain_timeout: Option<Wait>,
 }
 
@@ -55,6 +57,7 @@ pub(super) struct Public {
     pub(super) max_headers: Option<Count>,
     pub(super) body_idle_timeout: Option<Period>,
     pub(super) max_body: Option<Size>,
+    pub(super) metrics: Option<bool>,
 }
 
 /// `[internal]`
@@ -91,6 +94,7 @@ pub(super) struct Join {
 pub(super) struct Component {
     pub(super) source: Spanned<String>,
     pub(super) route: Option<Spanned<Route>>,
+    pub(super) handlers: Option<Spanned<BTreeMap<Spanned<String>, Parsed<PathPattern>>>>,
     pub(super) namespace: Option<Parsed<Namespace>>,
     pub(super) instances: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]

@@ -98,6 +98,8 @@ pub(crate) struct Run {
     pub(crate) log_format: LogFormat,
     /// The least important events that are written.
     pub(crate) log_level: LogLevel,
+    /// Whether each request at the public address is logged.
+    pub(crate) access_log: bool,
     /// How long requests in flight may take to finish after a signal. May be zero.
     pub(crate) drain_timeout: Duration,
 }
@@ -121,6 +123,8 @@ pub(crate) struct Public {
     pub(crate) body_idle_timeout: Duration,
     /// Most bytes of a request's body.
     pub(crate) max_body: u64,
+    /// Whether `/metrics` is answered by the host.
+    pub(crate) metrics: bool,
 }
 
 /// `[internal]`: the internal address.

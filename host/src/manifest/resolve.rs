@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use registry::{Name, Namespace};
-use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, SocketRule};
+use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, PathPattern, SocketRule};
 use toml::Spanned;
 
 use super::error::Document;
@@ -28,6 +28,12 @@ const LARGEST: u64 = 1 << 20;
 
 /// Most instances that one component may have in process.
 const MOST_INSTANCES: usize = 1000;
+
+/// Most handlers that a component may name: each is several time series.
+const MOST_HANDLERS: usize = 64;
+
+/// Characters of a handler's name.
+const HANDLER_NAME: RangeInclusive<usize> = 1..=32;
 
 /// hyper can't read heads with a smaller buffer.
 const SMALLEST_HEAD: u64 = 8 << 10;
@@ -137,6 +143,7 @@ impl Resolver<'_> {
             workers,
             log_format: self.args.log_format.or(typed.log_format).unwrap_or_else(LogFormat::fitting),
             log_level: self.args.log_level.or(typed.log_level).unwrap_or_default(),
+            access_log: typed.access_log.unwrap_or(true),
             drain_timeout: self.args.drain_timeout.or(typed.drain_timeout).map_or(seconds(30), |wait| wait.0),
         })
     }
@@ -159,6 +166,7 @@ impl Resolver<'_> {
             max_headers: typed.max_headers.map_or(100, |count| count.0 as usize),
             body_idle_timeout: period(typed.body_idle_timeout, 30),
             max_body: typed.max_body.map_or(10 << 20, |size| size.0),
+            metrics: typed.metrics.unwrap_or(true),
         })
     }
 
@@ -373,6 +381,10 @@ impl Resolver<'_> {
         })?;
         let (source, code) =
             source::load(typed.source.get_ref(), &self.directory).map_err(|error| self.at(&typed.source, error))?;
+        let handlers = match typed.handlers {
+            Some(handlers) => self.handlers(handlers)?,
+            None => builtin::handlers(typed.source.get_ref()),
+        };
         let namespace = typed.namespace.map_or(own_name, |parsed| parsed.0);
         let instances = self.instances(&name, place, typed.instances)?;
         let gateway_keys = keys.filter(|_| typed.source.get_ref() == "builtin:gateway");
@@ -423,6 +435,7 @@ impl Resolver<'_> {
             spec: ComponentSpec {
                 name,
                 route: typed.route.map(|route| route.into_inner().0),
+                handlers,
                 namespace,
                 instances,
                 environment,
@@ -435,6 +448,27 @@ impl Resolver<'_> {
                 health: self.health(typed.health_check)?,
             },
         })
+    }
+
+    fn handlers(
+        &self,
+        typed: Spanned<BTreeMap<Spanned<String>, file::Parsed<PathPattern>>>,
+    ) -> Result<Vec<(String, PathPattern)>> {
+        let count = typed.get_ref().len();
+        if count > MOST_HANDLERS {
+            return Err(self.at(&typed, format!("{count} handlers are too many: at most {MOST_HANDLERS}")));
+        }
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let named = typed.into_inner().into_iter().map(|(name, pattern)| {
+            let text = name.get_ref();
+            if !HANDLER_NAME.contains(&text.len()) || !text.bytes().all(allowed) {
+                let message =
+                    format!("\"{}\" can't be a label: write 1 to 32 characters of a-z, 0-9 and _", text.escape_debug());
+                return Err(self.at(&name, message));
+            }
+            Ok((name.into_inner(), pattern.0))
+        });
+        named.collect()
     }
 
     fn instances(

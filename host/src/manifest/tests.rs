@@ -93,6 +93,7 @@ fn everything_can_be_said() {
         workers = 3
         log-format = "json"
         log-level = "debug"
+        access-log = false
         drain-timeout = "5s"
         [public]
         listen = "127.0.0.1:0"
@@ -104,6 +105,7 @@ fn everything_can_be_said() {
         max-headers = 20
         body-idle-timeout = "2s"
         max-body = 1000
+        metrics = false
         [internal]
         listen = "0.0.0.0:0"
         token-file = "token"

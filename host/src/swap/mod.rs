@@ -9,6 +9,7 @@
 //! One for the process, on the control plane. Swaps of one component take turns; publications are one at a time.
 
 mod apply;
+mod counts;
 mod history;
 mod probation;
 mod publish;
@@ -27,6 +28,7 @@ use tokio::sync::Mutex as Turn;
 use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::counts::Ending;
 use self::history::HistoryError;
 use self::slot::{Slot, WAITING};
 use crate::manifest::Manifest;
@@ -86,6 +88,13 @@ impl Swapper {
     /// The components, in order of name.
     pub(crate) fn components(&self) -> Vec<ComponentInfo> {
         self.slots().values().map(|slot| slot.state().component()).collect()
+    }
+
+    /// How many swaps of each component have ended how, for metrics.
+    pub(crate) fn counts(&self) -> Vec<(String, &'static str, u64)> {
+        let slots = self.slots();
+        let counts = slots.values().flat_map(|slot| slot.counts.all().map(|(name, count)| (&slot.name, name, count)));
+        counts.map(|(component, ending, count)| (component.clone(), ending, count)).collect()
     }
 
     /// The revisions of a component that can be gone back to, newest publication first, and those that still have
@@ -326,6 +335,7 @@ fn failed(error: &JoinError) -> SwapError {
 
 fn rejected(slot: &Slot, by: PublishedBy, reason: String) -> SwapError {
     tracing::warn!(component = slot.name, %by, "a revision was rejected: {reason}");
+    slot.counts.add(Ending::Rejected);
     SwapError::Rejected { reason }
 }
 
@@ -351,8 +361,8 @@ pub(crate) mod testing {
     use super::*;
     use crate::manifest::Component;
 
-    /// One that serves these components.
-    pub(crate) fn swapper(components: Vec<Component>) -> (Swapper, TempDir) {
+    /// The runtime.
+    pub(crate) fn runtime() -> Arc<Runtime> {
         static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
         let runtime = RUNTIME.get_or_init(|| {
             let config = runtime::Config { workers: 1, cache: None };
@@ -360,8 +370,13 @@ pub(crate) mod testing {
             let registry = Registry::new(registry::Config::default());
             Arc::new(Runtime::start(&config, registry, store).expect("this machine runs the engine"))
         });
+        runtime.clone()
+    }
+
+    /// One that serves these components.
+    pub(crate) fn swapper(components: Vec<Component>) -> (Swapper, TempDir) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let swapper = Swapper::start(runtime.clone(), folder.path().to_owned(), components);
+        let swapper = Swapper::start(runtime(), folder.path().to_owned(), components);
         (swapper.expect("the components can be run"), folder)
     }
 }

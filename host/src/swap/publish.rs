@@ -11,6 +11,7 @@ use runtime::{Change, Digest, Revision};
 use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
+use super::counts::Ending;
 use super::history::{Before, Publication, SourceIdentity};
 use super::probation::{Probation, Verdict, failure_rate};
 use super::slot::{Slot, State, past_of};
@@ -60,6 +61,14 @@ impl Swapper {
         removed: &[Arc<Slot>],
         by: PublishedBy,
     ) -> Result<(), SwapError> {
+        let published = self.record_and_serve(items, removed, by).await;
+        if published.is_err() {
+            items.iter().for_each(|item| item.slot.counts.add(Ending::Failed));
+        }
+        published
+    }
+
+    async fn record_and_serve(&self, items: &[Item], removed: &[Arc<Slot>], by: PublishedBy) -> Result<(), SwapError> {
         self.check_addresses(items, removed)?;
         // What fails is not to go on being served while a disk is slow, or full.
         let urgent = by == PublishedBy::AutomaticRollback;
@@ -132,6 +141,11 @@ impl Swapper {
         let Item { slot, revision, size, code: _ } = item;
         self.slots().insert(slot.name.clone(), slot.clone());
         tracing::info!(component = slot.name, digest = %revision.digest(), %by, "a revision is published");
+        slot.counts.add(match by {
+            PublishedBy::Start | PublishedBy::Swap | PublishedBy::File | PublishedBy::Manifest => Ending::Published,
+            PublishedBy::Rollback => Ending::RolledBack,
+            PublishedBy::AutomaticRollback => Ending::RolledBackAutomatically,
+        });
         let mut state = slot.state();
         let failed_before = failure_rate(state.active.recent.until(state.active.revision.outcomes()));
         let past = past_of(revision, *size, by);

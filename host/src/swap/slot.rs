@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 use runtime::{Code, ComponentSpec, Digest, Revision};
 use tokio::sync::{Mutex as Turn, Semaphore};
 
+use super::counts::Counts;
 use super::history::{History, KEPT, SourceIdentity};
 use super::probation::Recent;
 use super::{ComponentInfo, PublishedBy, RevisionInfo, RevisionState};
@@ -25,6 +26,8 @@ pub(super) struct Slot {
     pub(super) turn: Turn<()>,
     /// Places for swaps, the one under way included.
     pub(super) places: Semaphore,
+    /// How its swaps have ended.
+    pub(super) counts: Counts,
     /// What is kept on disk. Locked where blocking is allowed.
     pub(super) history: Mutex<History>,
     state: Mutex<State>,
@@ -119,6 +122,7 @@ impl Slot {
             identity,
         };
         Arc::new(Self {
+            counts: Counts::default(),
             name: revision.spec().name.clone(),
             turn: Turn::default(),
             places: Semaphore::new(WAITING),

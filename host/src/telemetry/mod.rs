@@ -1,53 +1,33 @@
-//! Log output: one event a line on stderr, as JSON or as text.
+//! The log: one event a line on stderr, as JSON or as text.
 //!
-//! Set up once by the composition root, before anything else logs. Events go through a bounded queue to a thread of its
-//! own (`writer`), so that a stalled stderr never stalls a worker.
+//! Set up once by the composition root, before anything else logs. There are two kinds of lines: events, by `tracing`, and
+//! one for each request ([`access`]), formatted by hand because there are so many. Both go through a bounded buffer to a
+//! thread of its own (`writer`), so that a stalled stderr never stalls a worker.
 
+mod access;
+mod level;
 mod writer;
 
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
-use serde::Deserialize;
-use tracing::Level;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::prelude::*;
 
-pub(crate) use writer::{Flush, Guard};
+pub(crate) use access::{AccessLog, Entry};
+pub(crate) use level::{Level, LogLevel};
+pub(crate) use writer::{Dropped, Flush};
 
-/// Libraries whose own events interest nobody below `warn`, whatever level the host logs at: they would log every
-/// request, or every function they compile.
-const QUIET: [&str; 8] =
-    ["cranelift", "cranelift_codegen", "h2", "hyper", "hyper_util", "reqwest", "rustls", "wasmtime"];
+use writer::{Guard, Lines};
 
-/// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// One JSON object a line.
     Json,
     /// For people.
     Text,
-}
-
-/// The least important events that are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogLevel {
-    /// Nothing.
-    Off,
-    /// What failed and needs somebody.
-    Error,
-    /// What went wrong and was dealt with.
-    Warn,
-    /// What an operator wants to have read afterwards.
-    #[default]
-    Info,
-    /// What a developer of components wants to know.
-    Debug,
-    /// Everything.
-    Trace,
 }
 
 impl LogFormat {
@@ -57,33 +37,48 @@ impl LogFormat {
     }
 }
 
-impl From<LogLevel> for LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => LevelFilter::OFF,
-            LogLevel::Error => Level::ERROR.into(),
-            LogLevel::Warn => Level::WARN.into(),
-            LogLevel::Info => Level::INFO.into(),
-            LogLevel::Debug => Level::DEBUG.into(),
-            LogLevel::Trace => Level::TRACE.into(),
-        }
-    }
+/// The log of the process. Dropping it writes what is queued, so keep it until the end of `main`.
+#[must_use = "dropping it ends the log"]
+pub(crate) struct Log {
+    format: LogFormat,
+    level: Level,
+    lines: Lines,
+    guard: Guard,
 }
 
-/// Starts logging for the whole process. Dropping the guard writes what is queued, so keep it until the end of `main`.
-/// A second call changes nothing and its guard does nothing.
-pub(crate) fn start(format: LogFormat, level: LogLevel) -> Guard {
-    let (make_writer, guard) = writer::start(std::io::stderr());
-    let level = LevelFilter::from(level);
-    let quiet = level.min(LevelFilter::WARN);
-    let filter = Targets::new().with_default(level).with_targets(QUIET.map(|library| (library, quiet)));
-
-    let layer = tracing_subscriber::fmt::layer().with_writer(make_writer);
+/// Starts logging for the whole process. A second call changes nothing, and what it returns writes only the lines of
+/// requests.
+pub(crate) fn start(format: LogFormat, level: LogLevel) -> Log {
+    let (lines, guard) = writer::start(std::io::stderr());
+    let (level, filter) = Level::new(level);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let layer = match format {
         LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
     // Only a second call can fail, and the first one's settings stay.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
-    guard
+    Log { format, level, lines, guard }
+}
+
+impl Log {
+    /// The least important events that are written, to be changed while the process runs.
+    pub(crate) fn level(&self) -> Level {
+        self.level.clone()
+    }
+
+    /// The log of requests.
+    pub(crate) fn access(&self) -> AccessLog {
+        AccessLog::new(self.format, self.level.clone(), self.lines.clone())
+    }
+
+    /// How many lines were dropped so far.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.lines.dropped()
+    }
+
+    /// To write what is queued before the log is dropped.
+    pub(crate) fn flush(&self) -> Flush {
+        self.guard.flush()
+    }
 }

@@ -2,10 +2,10 @@
 //!
 //! A snapshot lives until the last reader lets go of it; every change of the registry publishes a new one, which shares
 //! almost everything with the old one. Two things are shared by all snapshots, so that they hold across changes: a
-//! namespace's turn, and a member's own state. Bounded by the registry's `max_instances`.
+//! namespace's turn and count of retries, and a member's own state. Bounded by the registry's `max_instances`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::balance::RoundRobin;
 use crate::instance::{Location, Name, Namespace};
@@ -25,6 +25,8 @@ pub struct Group {
     /// Those of `all` that were available when the snapshot was published.
     available: Sorted<Arc<Member>>,
     turns: Arc<RoundRobin>,
+    /// Requests that were tried again.
+    retries: Arc<AtomicU64>,
 }
 
 /// An instance. When it re-registers at another address, another member takes its place.
@@ -59,6 +61,7 @@ impl Snapshot {
                 all: Sorted::default(),
                 available: Sorted::default(),
                 turns: Arc::default(),
+                retries: Arc::default(),
             }));
         }
     }
@@ -114,6 +117,16 @@ impl Group {
     /// All members, available or not, in order of name.
     pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.all.iter()
+    }
+
+    /// Counts a request of the namespace that is tried again.
+    pub fn count_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were tried again since the namespace is known.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
     }
 
     /// How many members are available.

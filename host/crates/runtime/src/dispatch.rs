@@ -104,6 +104,9 @@ impl Worker {
             if !registry.retry_budget().try_retry(Instant::now()) {
                 return Err(failed.problem);
             }
+            if let Some(group) = self.view().snapshot.namespace(target.namespace()) {
+                group.count_retry();
+            }
             tracing::debug!(
                 namespace = target.namespace(),
                 instance = next.name().as_str(),
@@ -165,6 +168,9 @@ impl Worker {
                     None => pool.call(request, hop.depth, deadline).await,
                     Some(sampler) => sampler.call(pool, request, hop.depth, deadline).await,
                 };
+                if let Err(CallError::Shed(reason, _)) = &answered {
+                    pool.template().count_shed(*reason);
+                }
                 let mut answer = answered.map_err(call_failed)?;
                 answer.headers_mut().entry(SERVED_BY).or_insert_with(|| pool.template().served_by.clone());
                 Ok(answer)
@@ -207,7 +213,7 @@ impl Chosen {
 fn call_failed(error: CallError) -> Failed {
     let failed = |problem, unsent, retry| Failed { problem, unsent, retry };
     match error {
-        CallError::Shed(request) => {
+        CallError::Shed(_, request) => {
             let problem = Problem::new(Code::Overloaded, "too many requests are waiting; try again later");
             failed(problem.retry_after(RETRY_AFTER_SECONDS), Some(request), true)
         }

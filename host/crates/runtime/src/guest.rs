@@ -25,6 +25,7 @@ use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 
 use crate::call::{Call, Failure};
+use crate::counters::Fault;
 use crate::doorbell::Doorbell;
 use crate::pool::{Job, Next, Pool};
 use crate::state::GuestState;
@@ -223,6 +224,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<ones
         }
         (Err(error), None) => return pool.start_failed(&guest, error),
         (Err(error), Some(report)) => {
+            pool.template().count_fault(Fault::Start);
             pool.ended(&guest);
             let _ = report.send(Err(error));
             return;
@@ -254,6 +256,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<ones
         }
     };
     if let Some(failure) = failure {
+        pool.template().count_fault(failure.into());
         for call in &guest.serving().calls {
             call.failed(failure);
         }

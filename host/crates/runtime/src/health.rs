@@ -88,7 +88,7 @@ async fn check(pool: &Arc<Pool>, how: &HealthCheck) -> Checked {
             let passed = if how.path.is_some() { status.is_success() } else { !status.is_server_error() };
             if passed { Checked::Passed } else { failed(format!("was answered {status}")) }
         }
-        Err(CallError::Shed(_)) => Checked::Busy,
+        Err(CallError::Shed(..)) => Checked::Busy,
         Err(CallError::NotStarted(_)) => failed("was not answered: the guest could not be started".to_owned()),
         Err(CallError::Deadline) => failed(format!("was not answered within {:?}", how.timeout)),
         Err(CallError::Failed(failure)) => {

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::body::{Body, End, Ending, Watched};
 use crate::call::{Call, Failure};
+use crate::counters::{Census, Fault, Shed};
 use crate::guest::{self, Guest};
 use crate::rehearsal::{Stage, Switch};
 use crate::template::Template;
@@ -101,7 +102,7 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// No guest had room in time. Nothing of the request was seen by one, so here it is again.
-    Shed(Box<Request<Body>>),
+    Shed(Shed, Box<Request<Body>>),
     /// The guest that would have taken it could not be started. Nothing of the request was seen by one.
     NotStarted(Box<Request<Body>>),
     /// The deadline passed while a guest was on it.
@@ -173,7 +174,7 @@ impl Pool {
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
         if let Err(request) = self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
-            return Err(CallError::Shed(request));
+            return Err(CallError::Shed(Shed::QueueFull, request));
         }
         let mut caller = Caller { pool: self, call: Some(call) };
 
@@ -186,12 +187,13 @@ impl Pool {
                 answer = &mut answer => break answer,
                 () = &mut timer => {
                     if let Some(request) = caller.withdraw() {
-                        return Err(CallError::Shed(request));
+                        return Err(CallError::Shed(Shed::Timeout, request));
                     }
                     let now = Instant::now();
                     if deadline <= now {
                         self.count_call();
                         self.count_failure();
+                        self.template.count_fault(Fault::Deadline);
                         return Err(CallError::Deadline);
                     }
                     timer.as_mut().reset(deadline.into());
@@ -216,7 +218,7 @@ impl Pool {
 
     /// Counts a call that has no answer, unless that isn't the component's fault.
     fn count(&self, error: CallError) -> CallError {
-        if !matches!(error, CallError::Shed(_) | CallError::Failed(Failure::Replaced)) {
+        if !matches!(error, CallError::Shed(..) | CallError::Failed(Failure::Replaced)) {
             self.count_call();
             self.count_failure();
         }
@@ -263,6 +265,13 @@ impl Pool {
         let state = self.state();
         let waiting: usize = state.guests.iter().map(|guest| guest.cut()).sum();
         waiting + state.queue.len()
+    }
+
+    /// How its guests are doing.
+    pub(crate) fn census(&self) -> Census {
+        let state = self.state();
+        let idle = state.parked.len();
+        Census { busy: state.guests.len() - idle, idle, waiting: state.queue.len() }
     }
 
     /// Whether it has neither guests nor requests.
@@ -371,6 +380,7 @@ impl Pool {
                 return;
             }
         } else {
+            self.template.count_fault(Fault::Start);
             tracing::error!(
                 component = self.template.component(),
                 instance = self.template.instance(),
@@ -460,8 +470,11 @@ impl Caller<'_> {
         if let Some(NotStarted { request, no_room }) = error.downcast_ref() {
             self.call = None;
             let request = request.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let error = if *no_room { CallError::Shed } else { CallError::NotStarted };
-            return request.map_or(CallError::Failed(Failure::Start), error);
+            return match request {
+                Some(request) if *no_room => CallError::Shed(Shed::NoRoom, request),
+                Some(request) => CallError::NotStarted(request),
+                None => CallError::Failed(Failure::Start),
+            };
         }
         let code = error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
             || error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>();
@@ -476,10 +489,12 @@ impl Caller<'_> {
             if let Some(guest) = call.guest() {
                 guest.finish(&call, pool);
             }
+            pool.template.count_fault(Fault::Error);
             return CallError::Failed(Failure::Error);
         }
         let failure = self.failure();
         if failure == Failure::Error {
+            pool.template.count_fault(Fault::Error);
             tracing::warn!(
                 component = pool.template.component(),
                 instance = pool.template.instance(),

@@ -17,6 +17,7 @@ use wasmtime::Engine;
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::handler::ProxyPre;
 
+use crate::counters::Census;
 use crate::health;
 use crate::pool::{Outcomes, Pool};
 use crate::spec::{ComponentSpec, Digest};
@@ -114,7 +115,14 @@ impl Revision {
         spec: ComponentSpec,
         workers: &[Worker],
     ) -> Arc<Self> {
+        let commons = workers[0].commons();
+        // Nobody is to see what is done backstage.
+        let counters = match venue {
+            Venue::Workers => commons.counters(&spec.name),
+            Venue::Backstage(_) => Arc::default(),
+        };
         let shared = Arc::new(Shared {
+            counters,
             engine,
             component: spec.name.as_str().into(),
             pre,
@@ -153,7 +161,11 @@ impl Revision {
             Arc::new(Instance { name: name.clone(), pools: workers.iter().map(pool).collect() })
         };
         let instances = spec.instances.iter().map(instance).collect();
-        Arc::new(Self { spec, digest, shared, instances, workers: workers.into() })
+        let revision = Arc::new(Self { spec, digest, shared, instances, workers: workers.into() });
+        if matches!(venue, Venue::Workers) {
+            commons.enrol(&revision);
+        }
+        revision
     }
 
     /// The component's configuration.
@@ -169,6 +181,13 @@ impl Revision {
     /// What became of the requests and health checks it has served, in all its pools, since it was made.
     pub fn outcomes(&self) -> Outcomes {
         self.pools().map(|pool| pool.outcomes()).fold(Outcomes::default(), |sum, one| sum + one)
+    }
+
+    /// How its guests are doing.
+    pub(crate) fn census(&self) -> Census {
+        let mut sum = Census::default();
+        self.pools().for_each(|pool| sum += pool.census());
+        sum
     }
 
     pub(crate) fn instances(&self) -> &[Arc<Instance>] {

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use registry::{Name, Namespace, RegisterError, Registry};
 use store::Store;
 use tokio::runtime::Handle;
 
 use crate::check::LoadError;
 use crate::compiler::Compiler;
+use crate::counters::ComponentStats;
 use crate::health;
 use crate::rehearsal::{self, RehearsalOptions, RehearsalReport};
 use crate::revision::Revision;
@@ -77,11 +77,16 @@ impl Runtime {
     /// See [`StartError`].
     pub fn start(config: &Config, registry: Registry, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let compiler = Compiler::new(config.cache.as_deref())?;
-        let commons = Arc::new(Commons { registry, store, assembly: ArcSwap::default() });
+        let commons = Commons::new(registry, store);
         let workers = (0..config.workers).map(|id| Worker::start(id, commons.clone()));
         let workers = workers.collect::<Result<_, _>>().map_err(StartError::Thread)?;
         let (publications, backstage) = Default::default();
         Ok(Self { compiler, commons, workers, publications, backstage })
+    }
+
+    /// The instances, its own and others.
+    pub fn registry(&self) -> &Registry {
+        &self.commons.registry
     }
 
     /// The threads of the data plane.
@@ -93,6 +98,11 @@ impl Runtime {
     pub fn revisions(&self) -> Vec<Arc<Revision>> {
         let assembly = self.commons.assembly.load();
         assembly.components().values().map(|publication| publication.revision.clone()).collect()
+    }
+
+    /// How all components are doing that were ever served, in order of name.
+    pub fn stats(&self) -> Vec<ComponentStats> {
+        self.commons.stats()
     }
 
     /// Compiles components for the start of the process, all at once on as many threads as there are cores. They are not

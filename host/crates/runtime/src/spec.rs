@@ -11,6 +11,7 @@ use registry::{Name, Namespace};
 use sha2::Digest as _;
 
 use crate::OutboundPolicy;
+use crate::router::PathPattern;
 
 /// A component's configuration: everything but its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct ComponentSpec {
     pub name: String,
     /// The prefix of public paths that it answers; whole segments match.
     pub route: Option<String>,
+    /// What its public paths are called in metrics and the log; others are called as the component.
+    pub handlers: Vec<(String, PathPattern)>,
     /// The namespace that its instances serve.
     pub namespace: Namespace,
     /// The instances to serve in process, at least one.

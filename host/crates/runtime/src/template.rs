@@ -18,8 +18,9 @@ use wasmtime_wasi_http::WasiHttpCtx;
 use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 
 use crate::capabilities::keyvalue::KeyValue;
-use crate::capabilities::logging::{LogStream, Stream};
+use crate::capabilities::logging::LogStream;
 use crate::capabilities::outgoing::Outgoing;
+use crate::counters::{Counters, Fault, Shed};
 use crate::guest::Guest;
 use crate::limiter::Limiter;
 use crate::rehearsal::Stage;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) isolated: bool,
     /// Requests waiting in the queues of all its pools.
     pub(crate) queued: AtomicUsize,
+    /// Those of the component.
+    pub(crate) counters: Arc<Counters>,
     /// Told when a pool that is retired has no guests any more.
     pub(crate) drained: Notify,
 }
@@ -80,6 +83,14 @@ impl Template {
         }
     }
 
+    pub(crate) fn count_fault(&self, fault: Fault) {
+        self.shared.counters.fault(fault);
+    }
+
+    pub(crate) fn count_shed(&self, reason: Shed) {
+        self.shared.counters.shed(reason);
+    }
+
     /// Counts a request into the component's queue, unless it is full.
     pub(crate) fn enqueue(&self) -> bool {
         let queued = &self.shared.queued;
@@ -101,6 +112,7 @@ impl Template {
     /// The component trapped or took longer than a request may while it started, a directory has gone, or there is no
     /// room for another guest (`PoolConcurrencyLimitError`).
     pub(crate) async fn instantiate(&self, guest: &Arc<Guest>) -> wasmtime::Result<(Store<GuestState>, Proxy)> {
+        self.shared.counters.start();
         let limits = self.limits();
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
@@ -141,9 +153,9 @@ impl Template {
     }
 
     fn wasi(&self, guest: &Arc<Guest>) -> wasmtime::Result<WasiCtx> {
-        let stream = |stream| LogStream::new(stream, self.shared.component.clone(), self.name.clone(), guest.clone());
+        let (stdout, stderr) = LogStream::both(self.shared.component.clone(), self.name.clone(), guest.clone());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.envs(&self.environment).stdout(stream(Stream::Stdout)).stderr(stream(Stream::Stderr));
+        wasi.envs(&self.environment).stdout(stdout).stderr(stderr);
         for Directory { host, guest, writable } in &self.shared.directories {
             let permissions = if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             wasi.preopened_dir(host, guest, permissions)?;

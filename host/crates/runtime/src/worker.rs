@@ -5,7 +5,7 @@
 //! moment when another one takes its place.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,10 +13,10 @@ use registry::{Member, Registry, Snapshot};
 use store::Store;
 use tokio::runtime::Handle;
 
-use crate::dispatch::Target;
+use crate::counters::{ComponentStats, Counters};
 use crate::remote::Client;
 use crate::revision::{Instance, Revision};
-use crate::router::Router;
+use crate::router::{Routed, Router};
 
 /// How often guests that nobody needs are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -48,11 +48,7 @@ impl Assembly {
             let named = revision.instances().iter().map(|instance| (instance.name.to_string(), instance.clone()));
             namespace.extend(named);
         }
-        let routes = revisions.filter_map(|revision| {
-            let spec = revision.spec();
-            Some((spec.route.as_deref()?, spec.namespace.as_str()))
-        });
-        let router = Arc::new(Router::new(routes));
+        let router = Arc::new(Router::new(revisions.map(|revision| revision.spec())));
         Self { components, instances, router }
     }
 
@@ -88,8 +84,8 @@ pub struct View {
 
 impl View {
     /// Where a request for this path goes, if any component answers it.
-    pub fn route(&self, path: &str) -> Option<Target> {
-        self.router.route(path).cloned()
+    pub fn route(&self, path: &str) -> Option<Routed> {
+        self.router.route(path)
     }
 
     /// The instance behind a member of the registry, unless it was removed.
@@ -104,6 +100,55 @@ pub(crate) struct Commons {
     pub(crate) registry: Registry,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) assembly: ArcSwap<Assembly>,
+    roll: Mutex<Roll>,
+}
+
+/// What is counted for metrics. Not on a request's path.
+#[derive(Default)]
+struct Roll {
+    /// By the component's name; those that are not served any more are kept.
+    counters: BTreeMap<String, Arc<Counters>>,
+    /// All that there are, served or not.
+    revisions: Vec<Weak<Revision>>,
+}
+
+impl Commons {
+    pub(crate) fn new(registry: Registry, store: Arc<dyn Store>) -> Arc<Self> {
+        let (assembly, roll) = (ArcSwap::default(), Mutex::default());
+        Arc::new(Self { registry, store, assembly, roll })
+    }
+
+    /// The counters of the component of that name, always the same.
+    pub(crate) fn counters(&self, component: &str) -> Arc<Counters> {
+        self.roll().counters.entry(component.to_owned()).or_default().clone()
+    }
+
+    /// Counts a new revision's guests, as long as it lives.
+    pub(crate) fn enrol(&self, revision: &Arc<Revision>) {
+        let mut roll = self.roll();
+        roll.revisions.retain(|known| known.strong_count() > 0);
+        roll.revisions.push(Arc::downgrade(revision));
+    }
+
+    /// How all components are doing, in order of name.
+    pub(crate) fn stats(&self) -> Vec<ComponentStats> {
+        let (mut stats, revisions) = {
+            let roll = self.roll();
+            let stats = roll.counters.iter().map(|(name, counters)| ComponentStats::new(name, counters));
+            let revisions: Vec<_> = roll.revisions.iter().filter_map(Weak::upgrade).collect();
+            (stats.collect::<Vec<_>>(), revisions)
+        };
+        for revision in revisions {
+            if let Some(of) = stats.iter_mut().find(|of| *of.component == *revision.spec().name) {
+                of.guests += revision.census();
+            }
+        }
+        stats
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A thread of the data plane. Cheap to clone; lives as long as the process.
@@ -155,6 +200,10 @@ impl Worker {
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.0.commons.store
+    }
+
+    pub(crate) fn commons(&self) -> &Arc<Commons> {
+        &self.0.commons
     }
 
     pub(crate) fn client(&self) -> &Client {

@@ -13,6 +13,7 @@
 //! | `/slow?ms=M` | answers `ok` after M milliseconds |
 //! | `/env` | the environment as a JSON object |
 //! | `/log` | writes a line to stdout and one to stderr, then answers `ok` |
+//! | `/flood?lines=N` | writes N lines to stdout, then answers `ok` |
 //! | `/outbound?url=U` | relays the answer to `GET U`, or answers 502 with the error's text |
 //! | `/post-return-loop` | answers `ok`, then loops for ever |
 //! | `/exit` | ends its process |
@@ -83,6 +84,12 @@ pub fn act(target: &str) -> Deed {
             std::io::stdout().flush().expect("stdout can be written");
             ok()
         }
+        "/flood" => {
+            for line in 0..number("lines", 1) {
+                println!("a flood, line {line}");
+            }
+            ok()
+        }
         "/outbound" => match parameter("url") {
             Some(url) => Deed::Outbound(url.to_owned()),
             None => Deed::Answer(400, "?url= is missing".to_owned()),
@@ -134,6 +141,8 @@ fn allocate() -> ! {
     }
 }
 
+// Not inlined, so that its name is in the backtrace.
+#[inline(never)]
 fn trap() -> ! {
     #[cfg(target_family = "wasm")]
     std::arch::wasm32::unreachable();

@@ -1,10 +1,14 @@
 //! What guests print: each line on stdout or stderr becomes one event in the host's log, with the component, the
 //! instance and the requests the guest serves at that moment.
+//!
+//! Bounded for each guest: [`BURST`] lines at once and [`RATE`] a second in the long run. What is more is dropped and
+//! counted, and the count logged before the next line, or at the guest's end.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use registry::Name;
@@ -17,9 +21,15 @@ use crate::guest::Guest;
 /// Bytes of a line that are kept; a longer one becomes several events.
 const MAX_LINE: usize = 8 << 10;
 
+/// Lines a second that a guest may print.
+const RATE: u32 = 100;
+
+/// Lines that it may print at once.
+const BURST: u32 = 1000;
+
 /// Which of the two streams a line was printed on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Stream {
+enum Stream {
     Stdout,
     Stderr,
 }
@@ -33,13 +43,21 @@ struct Inner {
     component: Arc<str>,
     instance: Name,
     guest: Arc<Guest>,
+    allowance: Arc<Mutex<Allowance>>,
     /// The beginning of a line that hasn't ended yet, at most `MAX_LINE` bytes.
     line: Mutex<Vec<u8>>,
 }
 
 impl LogStream {
-    pub(crate) fn new(stream: Stream, component: Arc<str>, instance: Name, guest: Arc<Guest>) -> Self {
-        Self(Arc::new(Inner { stream, component, instance, guest, line: Mutex::default() }))
+    /// The stdout and stderr of a guest.
+    pub(crate) fn both(component: Arc<str>, instance: Name, guest: Arc<Guest>) -> (Self, Self) {
+        let allowance = Arc::new(Mutex::new(Allowance::new(Instant::now())));
+        let new = |stream| {
+            let (component, instance, guest, allowance) =
+                (component.clone(), instance.clone(), guest.clone(), allowance.clone());
+            Self(Arc::new(Inner { stream, component, instance, guest, allowance, line: Mutex::default() }))
+        };
+        (new(Stream::Stdout), new(Stream::Stderr))
     }
 
     fn print(&self, mut bytes: &[u8]) {
@@ -63,20 +81,78 @@ impl LogStream {
     }
 
     fn emit(&self, line: &mut Vec<u8>) {
-        let Inner { stream, component, instance, guest, .. } = &*self.0;
-        let (component, instance) = (&**component, instance.as_str());
+        self.0.emit(line, &self.0.guest.request_ids());
+        line.clear();
+    }
+}
+
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+impl Inner {
+    fn emit(&self, line: &[u8], request_id: &str) {
+        let Some(dropped) = self.allowance().take(Instant::now()) else { return };
+        self.report(dropped);
+        let (component, instance, stream) = (&*self.component, self.instance.as_str(), self.stream.name());
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');
-        let request_id = guest.request_ids();
-        match stream {
-            Stream::Stdout => {
-                tracing::info!(target: "guest", component, instance, request_id, stream = "stdout", "{text}")
+        tracing::info!(target: "guest", component, instance, request_id, stream, "{text}");
+    }
+
+    fn report(&self, lines: u64) {
+        if lines > 0 {
+            let (component, instance) = (&*self.component, self.instance.as_str());
+            tracing::warn!(
+                component,
+                instance,
+                lines,
+                "lines of a guest were dropped: it prints more than {RATE} a second"
+            );
+        }
+    }
+
+    fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many lines a guest may print now.
+#[derive(Debug)]
+struct Allowance {
+    lines: u32,
+    /// When lines were last added: a whole number of them.
+    filled: Instant,
+    dropped: u64,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { lines: BURST, filled: now, dropped: 0 }
+    }
+
+    /// Allows one line, and says how many were dropped before it; or drops it.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let interval = Duration::from_secs(1) / RATE;
+        let earned = now.saturating_duration_since(self.filled).as_nanos() / interval.as_nanos();
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.filled += interval.saturating_mul(earned);
+        self.lines = self.lines.saturating_add(earned).min(BURST);
+        match self.lines.checked_sub(1) {
+            Some(left) => {
+                self.lines = left;
+                Some(std::mem::take(&mut self.dropped))
             }
-            Stream::Stderr => {
-                tracing::info!(target: "guest", component, instance, request_id, stream = "stderr", "{text}")
+            None => {
+                self.dropped += 1;
+                None
             }
         }
-        line.clear();
     }
 }
 
@@ -84,9 +160,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let line = std::mem::take(self.line.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !line.is_empty() {
-            let (component, instance) = (&*self.component, self.instance.as_str());
-            tracing::info!(target: "guest", component, instance, stream = ?self.stream, "{}", String::from_utf8_lossy(&line));
+            self.emit(&line, "");
         }
+        let dropped = std::mem::take(&mut self.allowance().dropped);
+        self.report(dropped);
     }
 }
 
@@ -138,5 +215,35 @@ impl AsyncWrite for LogStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_allowed_and_then_a_rate() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        let allowed = |allowance: &mut Allowance, now| (0..2 * BURST).filter(|_| allowance.take(now).is_some()).count();
+        assert_eq!(allowed(&mut allowance, start), BURST as usize);
+        assert_eq!(allowed(&mut allowance, start + Duration::from_secs(1)), RATE as usize);
+        let nearly = start + Duration::from_millis(2005);
+        assert_eq!(allowed(&mut allowance, nearly), RATE as usize);
+        // What was over is not lost.
+        assert_eq!(allowed(&mut allowance, start + Duration::from_millis(2010)), 1);
+        assert_eq!(allowed(&mut allowance, start + Duration::from_secs(3600)), BURST as usize);
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_once() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        for _ in 0..BURST + 7 {
+            allowance.take(start);
+        }
+        let later = start + Duration::from_secs(1);
+        assert_eq!((allowance.take(later), allowance.take(later)), (Some(7), Some(0)));
     }
 }

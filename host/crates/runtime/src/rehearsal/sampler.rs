@@ -83,7 +83,7 @@ impl Sampler {
         let took = begun.elapsed();
         match served {
             Ok(answer) => Ok(sample.watch(answer, took)),
-            Err(CallError::Shed(request) | CallError::NotStarted(request)) => {
+            Err(CallError::Shed(_, request) | CallError::NotStarted(request)) => {
                 sample.place.skip(Skip::NoGuest);
                 pool.call(*request, depth, deadline).await
             }
@@ -196,7 +196,7 @@ impl Sample {
                     Err(_) => Err(reason(&CallError::Deadline)),
                 }
             }
-            Err(CallError::Shed(_)) => return place.skip(Skip::NoGuest),
+            Err(CallError::Shed(..)) => return place.skip(Skip::NoGuest),
             Err(error) => Err(reason(&error)),
         };
         if replay.is_exhausted() {
@@ -236,7 +236,7 @@ const BROKEN_OFF: &str = "broken off";
 /// A failure in a word.
 fn reason(error: &CallError) -> &'static str {
     match error {
-        CallError::Shed(_) => "shed",
+        CallError::Shed(..) => "shed",
         CallError::NotStarted(_) => "start",
         CallError::Deadline => "deadline",
         CallError::Failed(failure) => failure.reason(),

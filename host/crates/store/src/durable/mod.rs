@@ -112,6 +112,12 @@ impl DurableStore {
         log.as_ref().ok_or(CompactError::Closed)?.compact()
     }
 
+    /// Bytes of the log on disk; may be a moment old. None when the store is closed.
+    pub fn log_bytes(&self) -> Option<u64> {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.as_ref().map(|log| log.stats().log_bytes)
+    }
+
     /// Finishes what was begun, syncs it, whatever the policy, and gives the folder back. Every write fails from now on.
     ///
     /// # Errors

@@ -1,0 +1,104 @@
+//! Brings what becomes of instances into the log: which are unavailable, available again, or gone. That one came is told by
+//! who registered it.
+//!
+//! Looks at the registry's snapshots from aside, so that neither the registry nor a request has to wait for the log. What
+//! changes twice between two looks isn't told. Bounded by [`MOST`] lines a look.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry::{Registry, Snapshot};
+
+/// How often there is a look.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Lines that one look may write; what is more is told by its number.
+const MOST: usize = 64;
+
+/// Whether each instance is available, by namespace and name, with its address.
+type States = BTreeMap<(String, String), (bool, String)>;
+
+/// What became of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Went,
+    Unavailable,
+    Available,
+}
+
+/// Tells what changes from now on, for ever.
+pub(super) async fn tell(registry: &Registry) {
+    let mut seen = registry.snapshot().clone();
+    let mut states = states(&seen);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let snapshot = registry.snapshot().clone();
+        if Arc::ptr_eq(&snapshot, &seen) {
+            continue;
+        }
+        let now = self::states(&snapshot);
+        let changes = changes(&states, &now);
+        for (change, namespace, instance, address) in changes.iter().take(MOST) {
+            match change {
+                Change::Went => tracing::info!(namespace, instance, address, "an instance is not registered any more"),
+                Change::Unavailable => tracing::warn!(namespace, instance, address, "an instance is unavailable"),
+                Change::Available => tracing::info!(namespace, instance, address, "an instance is available again"),
+            }
+        }
+        if changes.len() > MOST {
+            tracing::warn!(instances = changes.len() - MOST, "more instances went or changed their state");
+        }
+        (seen, states) = (snapshot, now);
+    }
+}
+
+fn states(snapshot: &Snapshot) -> States {
+    let members = snapshot.namespaces().flat_map(|group| group.members());
+    let states = members.map(|member| {
+        let name = (member.namespace().to_string(), member.name().to_string());
+        (name, (member.is_available(), member.location().to_string()))
+    });
+    states.collect()
+}
+
+/// What is different, in order of namespace and name, those that went last.
+fn changes<'a>(before: &'a States, now: &'a States) -> Vec<(Change, &'a str, &'a str, &'a str)> {
+    let mut changes = Vec::new();
+    for ((namespace, name), (available, address)) in now {
+        let was = before.get(&(namespace.clone(), name.clone())).map(|(available, _)| *available);
+        let change = match (was, *available) {
+            (None | Some(true), false) => Change::Unavailable,
+            (Some(false), true) => Change::Available,
+            _ => continue,
+        };
+        changes.push((change, namespace.as_str(), name.as_str(), address.as_str()));
+    }
+    for (name @ (namespace, instance), (_, address)) in before {
+        if !now.contains_key(name) {
+            changes.push((Change::Went, namespace, instance, address));
+        }
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn states(all: &[(&str, bool)]) -> States {
+        let state =
+            |(name, available): &(&str, bool)| (("n".to_owned(), (*name).to_owned()), (*available, String::new()));
+        all.iter().map(state).collect()
+    }
+
+    #[test]
+    fn tells_what_is_different() {
+        let before = states(&[("a", true), ("b", false), ("c", true), ("d", true)]);
+        let now = states(&[("a", false), ("b", true), ("c", true), ("e", true), ("f", false)]);
+        let changes: Vec<_> = changes(&before, &now).into_iter().map(|(change, _, name, _)| (change, name)).collect();
+        let expected =
+            [(Change::Unavailable, "a"), (Change::Available, "b"), (Change::Unavailable, "f"), (Change::Went, "d")];
+        assert_eq!(changes, expected);
+    }
+}

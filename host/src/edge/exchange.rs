@@ -1,0 +1,132 @@
+//! One request from its head to the last byte of its answer, for the metrics and the access log.
+//!
+//! It begins when the head is there and ends, whatever happens, when it is dropped: the answer's body holds it, and lets
+//! go of it with the last byte that it hands to the connection, or when the client has gone. Nothing else is counted, so
+//! each request is counted once. A client that goes before there is an answer is counted as 499, as nginx does.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::CONTENT_LENGTH;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+
+use runtime::{Routed, Target};
+
+use super::Edge;
+use crate::metrics::{Handler, InFlight};
+use crate::telemetry::Entry;
+
+/// What is counted when there was nobody to answer.
+const CLIENT_GONE: u16 = 499;
+
+/// Says which instance answered.
+const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+
+/// A request under way. Ends when it is dropped.
+pub(super) struct Exchange {
+    edge: Arc<Edge>,
+    worker: usize,
+    begun: Instant,
+    method: Method,
+    target: Option<PathAndQuery>,
+    id: HeaderValue,
+    /// What its route says; until it has one, that it has none.
+    handler: Arc<Handler>,
+    component: Option<Arc<str>>,
+    answer: Option<Answer>,
+    _in_flight: InFlight,
+}
+
+/// What is known of the answer.
+struct Answer {
+    status: u16,
+    instance: Option<HeaderValue>,
+    /// Bytes of its body, if that was announced. An answer without a body by definition has none.
+    length: Option<u64>,
+    bytes: u64,
+    ended: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin<B>(edge: &Arc<Edge>, worker: usize, request: &Request<B>, id: &HeaderValue) -> Self {
+        Self {
+            edge: edge.clone(),
+            worker,
+            begun: Instant::now(),
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            id: id.clone(),
+            handler: edge.unrouted.clone(),
+            component: None,
+            answer: None,
+            _in_flight: edge.metrics.in_flight(worker),
+        }
+    }
+
+    /// It has a route. Returns where that leads.
+    pub(super) fn routed(&mut self, Routed { target, component, handler }: Routed) -> Target {
+        self.handler = self.edge.metrics.handler(&handler);
+        self.component = Some(component);
+        target
+    }
+
+    /// The host answers it itself.
+    pub(super) fn answered_here(&mut self, handler: &Arc<Handler>) {
+        self.handler = handler.clone();
+    }
+
+    /// The answer's head is there.
+    pub(super) fn answered<B>(&mut self, answer: &Response<B>) {
+        let status = answer.status();
+        let bodiless =
+            self.method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let announced = || answer.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        self.answer = Some(Answer {
+            status: status.as_u16(),
+            instance: answer.headers().get(SERVED_BY).cloned(),
+            length: if bodiless { Some(0) } else { announced() },
+            bytes: 0,
+            ended: false,
+        });
+    }
+
+    /// So many bytes of the answer's body go to the connection.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(answer) = &mut self.answer {
+            answer.bytes += bytes as u64;
+        }
+    }
+
+    /// The answer's body has ended as it should.
+    pub(super) fn ended(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            answer.ended = true;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let duration = self.begun.elapsed();
+        let (status, bytes, complete) = match &self.answer {
+            Some(Answer { status, length, bytes, ended, .. }) => (*status, *bytes, *ended || *length == Some(*bytes)),
+            None => (CLIENT_GONE, 0, false),
+        };
+        self.handler.record(self.worker, &self.method, status, duration);
+        if let Some(access) = &self.edge.access {
+            access.write(&Entry {
+                method: self.method.as_str(),
+                path: self.target.as_ref().map_or("*", PathAndQuery::path),
+                request_id: self.id.as_bytes(),
+                component: self.component.as_deref(),
+                instance: self.answer.as_ref().and_then(|answer| Some(answer.instance.as_ref()?.as_bytes())),
+                handler: self.handler.name(),
+                status,
+                duration,
+                bytes,
+                complete,
+            });
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Metrics: what is counted, and how Prometheus gets to see it.
+//!
+//! - [`http`]: requests at the public address. Recorded on the request's path, so it has to be cheap.
+//! - [`store`]: the commits of the log.
+//! - [`histogram`]: what both count durations and sizes in.
+//! - [`process`]: what the system says of this process.
+//! - [`exposition`]: the two text formats, and which of them a client gets.
+//!
+//! Whatever somebody else counts anyway (the registry, the store, the runtime) is asked when a scrape comes, and never in
+//! between. Everything lives as long as the process, so no counter ever goes back. Labels are bounded: each has its bound
+//! where its values come from, and here for namespaces, which anybody who may register can make up.
+
+mod exposition;
+mod histogram;
+mod http;
+mod process;
+mod store;
+
+use std::fmt;
+use std::sync::Arc;
+
+use ::http::HeaderMap;
+use ::store::{DurableStore, Store};
+use bytes::Bytes;
+use registry::Registry;
+use runtime::{ComponentStats, Runtime};
+use tokio::sync::Semaphore;
+
+use crate::swap::Swapper;
+#[cfg(test)]
+use crate::swap::testing;
+use crate::telemetry::Dropped;
+use exposition::Encoder;
+use http::Http;
+
+pub(crate) use exposition::Format;
+pub(crate) use http::{Handler, InFlight};
+pub(crate) use store::Commits;
+
+/// Namespaces that have a label of their own. Those of this host come first, then the others by name; what is left is
+/// counted together, as `other`.
+const NAMESPACES: usize = 128;
+
+/// Everything that is measured. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Metrics(Arc<Inner>);
+
+struct Inner {
+    http: Http,
+    sources: Sources,
+    /// One scrape is rendered at a time: it is work, and anybody may ask for it.
+    turn: Semaphore,
+}
+
+/// Who is asked when a scrape comes.
+pub(crate) struct Sources {
+    /// The instances.
+    pub(crate) registry: Registry,
+    /// The components.
+    pub(crate) runtime: Arc<Runtime>,
+    /// Who replaces them.
+    pub(crate) swapper: Swapper,
+    /// Where values are kept.
+    pub(crate) store: Arc<dyn Store>,
+    /// The same, if it is on this host's disk.
+    pub(crate) durable: Option<Arc<DurableStore>>,
+    /// What its log has told.
+    pub(crate) commits: Arc<Commits>,
+    /// How many lines of the log nobody took.
+    pub(crate) dropped: Dropped,
+}
+
+impl Metrics {
+    /// Begins to measure, on so many workers.
+    pub(crate) fn new(workers: usize, sources: Sources) -> Self {
+        Self(Arc::new(Inner { http: Http::new(workers), sources, turn: Semaphore::new(1) }))
+    }
+
+    /// The handler of that name. Cheap, but for the first time.
+    pub(crate) fn handler(&self, name: &str) -> Arc<Handler> {
+        self.0.http.handler(name)
+    }
+
+    /// Counts a request as being in flight until the returned guard is dropped.
+    pub(crate) fn in_flight(&self, worker: usize) -> InFlight {
+        self.0.http.in_flight(worker)
+    }
+
+    /// Everything as it is now, in the format that suits the client. Rendered aside: it must not hold up a worker.
+    pub(crate) async fn scrape(&self, headers: &HeaderMap) -> (Format, Bytes) {
+        let format = Format::negotiate(headers);
+        let _turn = self.0.turn.acquire().await.expect("the semaphore is never closed");
+        let this = self.clone();
+        let rendered = tokio::task::spawn_blocking(move || this.render(format));
+        (format, rendered.await.expect("rendering doesn't panic"))
+    }
+
+    fn render(&self, format: Format) -> Bytes {
+        let this = self.clone();
+        exposition::render(format, move |encoder| this.encode(encoder)).into()
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let Inner { http, sources, .. } = &*self.0;
+        http.encode(encoder)?;
+        sources.encode(encoder)?;
+        process::encode(encoder)?;
+        encoder.info("build", "The build that is running", &[("version", env!("CARGO_PKG_VERSION"))])
+    }
+}
+
+#[cfg(test)]
+impl Metrics {
+    /// Those of a registry, and of nothing else.
+    pub(crate) fn of(registry: &Registry) -> Self {
+        let sources = Sources {
+            registry: registry.clone(),
+            runtime: testing::runtime(),
+            swapper: testing::swapper(Vec::new()).0,
+            store: Arc::new(::store::MemoryStore::default()),
+            durable: None,
+            commits: Arc::default(),
+            dropped: Dropped::default(),
+        };
+        Self::new(1, sources)
+    }
+}
+
+impl Sources {
+    fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        self.instances(encoder)?;
+        self.guests(encoder)?;
+        let mut swaps = encoder.counter("swaps", "Swaps of components, by what became of them")?;
+        for (component, result, count) in self.swapper.counts() {
+            swaps.sample(&[("component", &component), ("result", result)], count)?;
+        }
+        encoder.gauge("store_keys", "Keys in the store")?.sample(&[], self.store.stats().keys)?;
+        if let Some(bytes) = self.durable.as_ref().and_then(|store| store.log_bytes()) {
+            encoder.gauge("store_log_bytes", "Bytes of the store's log on disk")?.sample(&[], bytes)?;
+            self.commits.encode(encoder)?;
+        }
+        let help = "Lines of the host's log that were dropped because nobody took them in time";
+        encoder.counter("log_lines_dropped", help)?.sample(&[], self.dropped.get())
+    }
+
+    fn instances(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let namespaces = self.namespaces();
+        let mut instances = encoder.gauge("instances", "Instances that are registered")?;
+        for Namespace { name, available, total, .. } in &namespaces {
+            for (state, count) in [("available", *available), ("unavailable", total - available)] {
+                instances.sample(&[("namespace", name), ("state", state)], count as u64)?;
+            }
+        }
+        let mut retries = encoder.counter("retries", "Requests that were sent to another instance")?;
+        for Namespace { name, retries: count, .. } in &namespaces {
+            retries.sample(&[("namespace", name)], *count)?;
+        }
+        Ok(())
+    }
+
+    /// What is shown of each namespace, at most [`NAMESPACES`] by their names.
+    fn namespaces(&self) -> Vec<Namespace> {
+        let snapshot = self.registry.snapshot();
+        let revisions = self.runtime.revisions();
+        let own = |name: &str| revisions.iter().any(|revision| revision.spec().namespace.as_str() == name);
+        let (mut groups, others): (Vec<_>, Vec<_>) =
+            snapshot.namespaces().partition(|group| own(group.namespace().as_str()));
+        groups.extend(others);
+        let named = groups.len().min(NAMESPACES);
+        let mut namespaces: Vec<_> =
+            groups[..named].iter().map(|group| Namespace::new(group.namespace().as_str()).with(group)).collect();
+        if named < groups.len() {
+            let rest = groups[named..].iter();
+            namespaces.push(rest.fold(Namespace::new("other"), |sum, group| sum.with(group)));
+        }
+        namespaces
+    }
+
+    fn guests(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let stats = self.runtime.stats();
+        let mut guests = encoder.gauge("guests", "Guests that are alive, of all revisions")?;
+        for ComponentStats { component, guests: census, .. } in &stats {
+            for (state, count) in [("busy", census.busy), ("idle", census.idle)] {
+                guests.sample(&[("component", component), ("state", state)], count as u64)?;
+            }
+        }
+        let mut waiting = encoder.gauge("requests_waiting", "Requests that wait for a guest")?;
+        for ComponentStats { component, guests, .. } in &stats {
+            waiting.sample(&[("component", component)], guests.waiting as u64)?;
+        }
+        let starts: u64 = stats.iter().map(|component| component.starts).sum();
+        encoder.counter("guest_starts", "Guests that were started")?.sample(&[], starts)?;
+        let help = "Guests that failed, and requests that passed their deadline on one";
+        let mut failures = encoder.counter("guest_failures", help)?;
+        for ComponentStats { component, failures: counts, .. } in &stats {
+            for (reason, count) in counts {
+                failures.sample(&[("component", component), ("reason", reason)], *count)?;
+            }
+        }
+        let mut shed = encoder.counter("requests_shed", "Requests that found no guest in time")?;
+        for ComponentStats { component, shed: counts, .. } in &stats {
+            for (reason, count) in counts {
+                shed.sample(&[("component", component), ("reason", reason)], *count)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is shown of a namespace, or of several together.
+struct Namespace {
+    name: String,
+    available: usize,
+    total: usize,
+    retries: u64,
+}
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), available: 0, total: 0, retries: 0 }
+    }
+
+    fn with(self, group: &registry::Group) -> Self {
+        Self {
+            name: self.name,
+            available: self.available + group.available(),
+            total: self.total + group.total(),
+            retries: self.retries + group.retries(),
+        }
+    }
+}
