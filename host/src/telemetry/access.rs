@@ -5,7 +5,7 @@
 //! allocating, and written with others of the same moment.
 
 use std::cell::RefCell;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::format;
@@ -85,8 +85,8 @@ impl Entry<'_> {
         self.field(line, r#"","component":""#, self.component.map(str::as_bytes));
         self.field(line, r#"","instance":""#, self.instance);
         self.field(line, r#"","handler":""#, Some(self.handler.as_bytes()));
-        let (status, seconds, bytes) = (self.status, self.duration.as_secs_f64(), self.bytes);
-        let _ = write!(line, r#"","status":{status},"duration":{seconds:.6},"bytes":{bytes}"#);
+        let (status, seconds, bytes) = (self.status, Seconds(self.duration), self.bytes);
+        let _ = write!(line, r#"","status":{status},"duration":{seconds},"bytes":{bytes}"#);
         if !self.complete {
             line.push_str(r#","complete":false"#);
         }
@@ -97,8 +97,8 @@ impl Entry<'_> {
         now(line);
         line.push_str("  INFO access: ");
         self.message(line);
-        let _ =
-            write!(line, " status={} duration={:.6} bytes={}", self.status, self.duration.as_secs_f64(), self.bytes);
+        let (status, seconds, bytes) = (self.status, Seconds(self.duration), self.bytes);
+        let _ = write!(line, " status={status} duration={seconds} bytes={bytes}");
         self.field(line, " request_id=", Some(self.request_id));
         self.field(line, " component=", self.component.map(str::as_bytes));
         self.field(line, " instance=", self.instance);
@@ -123,6 +123,15 @@ impl Entry<'_> {
     }
 }
 
+/// A duration in seconds, to the microsecond. Without floating point, which takes longer.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
+    }
+}
+
 /// The time, as `tracing` writes it.
 fn now(line: &mut String) {
     // Writing to a String can't fail.
@@ -133,6 +142,14 @@ fn now(line: &mut String) {
 /// new lines and no colours.
 fn escape(line: &mut String, text: &[u8]) {
     let cut = &text[..text.len().min(LONGEST)];
+    let plain = |byte: &u8| (b' '..=b'~').contains(byte) && !matches!(byte, b'"' | b'\\');
+    if cut.iter().all(plain)
+        && let Ok(plain) = std::str::from_utf8(cut)
+    {
+        // Nearly always so.
+        line.push_str(plain);
+        return;
+    }
     for chunk in cut.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
