@@ -53,7 +53,7 @@ const NICE: i32 = 19;
 /// How to rehearse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RehearsalOptions {
-    /// How many requests are to be compared, at most [`MAX_REQUESTS`].
+    /// How many requests are to be compared, at most 10,000.
     pub requests: usize,
     /// After how long the rehearsal ends with those that it has.
     pub within: Duration,

@@ -5,8 +5,8 @@
 //! live run received for the same method, URI and body, each once and in their order, or else refused and counted.
 //! Headers of such requests are not compared: they hold ids and times.
 //!
-//! What bounds a tape: [`MAX_EXCHANGES`], [`MAX_BODY`] for each body, and [`store::Recording`]'s bounds. What is beyond
-//! them makes the sample useless ([`Skip`]); the live run never notices.
+//! What bounds a tape: [`MAX_EXCHANGES`], [`MAX_BODY`](super::tap::MAX_BODY) for each body, and [`store::Recording`]'s
+//! bounds. What is beyond them makes the sample useless ([`Skip`]); the live run never notices.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
