@@ -7,11 +7,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use runtime::{Routed, Target};
+use runtime::{Routed, Target, answer_length};
 
 use super::Edge;
 use crate::metrics::{Handler, InFlight};
@@ -78,14 +77,11 @@ impl Exchange {
 
     /// The answer's head is there.
     pub(super) fn answered<B>(&mut self, answer: &Response<B>) {
-        let status = answer.status();
-        let bodiless =
-            self.method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let announced = || answer.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        let (status, headers) = (answer.status(), answer.headers());
         self.answer = Some(Answer {
             status: status.as_u16(),
-            instance: answer.headers().get(SERVED_BY).cloned(),
-            length: if bodiless { Some(0) } else { announced() },
+            instance: headers.get(SERVED_BY).cloned(),
+            length: answer_length(&self.method, status, headers),
             bytes: 0,
             ended: false,
         });

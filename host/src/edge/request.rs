@@ -10,7 +10,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use problem::{Code, Problem};
-use runtime::{Body, HOPS, Hop, Target, Worker, answer_with};
+use runtime::{Body, HOPS, Hop, Target, Worker, answer_with, content_length};
 
 use super::body::{Download, Fault, Upload, Verdict};
 use super::exchange::Exchange;
@@ -130,8 +130,7 @@ fn admit_head(
     check_size(head, &edge.limits)?;
     let routed = worker.view().route(head.uri.path()).ok_or_else(Problem::not_found)?;
     let target = exchange.routed(routed);
-    let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > edge.limits.body_bytes) {
+    if content_length(&head.headers).is_some_and(|length| length > edge.limits.body_bytes) {
         return Err(too_large(edge.limits.body_bytes));
     }
     head.uri = absolute(&head.uri, &head.headers, head.version)?;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use wasmtime_wasi_http::WasiBody;
@@ -22,6 +24,17 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// The body of no bytes.
 pub fn empty() -> Body {
     full(Bytes::new())
+}
+
+/// How many bytes a body has, if its head says so.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The same of an answer to a request with this method: some have no body by definition, and nobody reads it.
+pub fn answer_length(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless { Some(0) } else { content_length(headers) }
 }
 
 /// How a body came to its end.

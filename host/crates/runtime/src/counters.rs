@@ -9,18 +9,8 @@ use crate::call::Failure;
 /// Why a guest failed, or a request on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It could not be started.
-    Start,
-    /// It trapped.
-    Trap,
-    /// It ended itself.
-    Exit,
-    /// It didn't let go of its event loop after a caller had given up.
-    Stuck,
-    /// It was thrown away at the end of its revision's drain timeout.
-    Replaced,
-    /// It answered with an error instead of a response.
-    Error,
+    /// The guest failed.
+    Failed(Failure),
     /// A request on it passed its deadline.
     Deadline,
 }
@@ -36,20 +26,24 @@ pub(crate) enum Shed {
     NoRoom,
 }
 
-/// The names of [`Fault`]s, in their order.
-const FAULTS: [&str; 7] = ["start", "trap", "exit", "stuck", "replaced", "error", "deadline"];
+/// All faults, each counted in its place.
+const FAULTS: [Fault; 7] = [
+    Fault::Failed(Failure::Start),
+    Fault::Failed(Failure::Trap),
+    Fault::Failed(Failure::Exit),
+    Fault::Failed(Failure::Stuck),
+    Fault::Failed(Failure::Replaced),
+    Fault::Failed(Failure::Error),
+    Fault::Deadline,
+];
 /// The names of [`Shed`]s, in their order.
 const SHEDS: [&str; 3] = ["queue_full", "timeout", "no_room"];
 
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Start => Self::Start,
-            Failure::Trap => Self::Trap,
-            Failure::Exit => Self::Exit,
-            Failure::Stuck => Self::Stuck,
-            Failure::Replaced => Self::Replaced,
-            Failure::Error => Self::Error,
+impl Fault {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Failed(failure) => failure.reason(),
+            Self::Deadline => "deadline",
         }
     }
 }
@@ -68,7 +62,8 @@ impl Counters {
     }
 
     pub(crate) fn fault(&self, fault: Fault) {
-        self.faults[fault as usize].fetch_add(1, Relaxed);
+        let index = FAULTS.iter().position(|listed| *listed == fault).expect("all are listed");
+        self.faults[index].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn shed(&self, reason: Shed) {
@@ -119,7 +114,7 @@ impl ComponentStats {
             component: component.into(),
             guests: Census::default(),
             starts: counters.starts.load(Relaxed),
-            failures: named(&FAULTS, &counters.faults),
+            failures: named(&FAULTS.map(Fault::name), &counters.faults),
             shed: named(&SHEDS, &counters.sheds),
         }
     }
@@ -132,7 +127,7 @@ mod tests {
     #[test]
     fn every_reason_has_its_name() {
         let counters = Counters::default();
-        counters.fault(Fault::Start);
+        counters.fault(Fault::Failed(Failure::Start));
         counters.fault(Fault::Deadline);
         counters.shed(Shed::NoRoom);
         let stats = ComponentStats::new("a", &counters);

@@ -224,7 +224,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<ones
         }
         (Err(error), None) => return pool.start_failed(&guest, error),
         (Err(error), Some(report)) => {
-            pool.template().count_fault(Fault::Start);
+            pool.template().count_fault(Fault::Failed(Failure::Start));
             pool.ended(&guest);
             let _ = report.send(Err(error));
             return;
@@ -256,7 +256,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<ones
         }
     };
     if let Some(failure) = failure {
-        pool.template().count_fault(failure.into());
+        pool.template().count_fault(Fault::Failed(failure));
         for call in &guest.serving().calls {
             call.failed(failure);
         }

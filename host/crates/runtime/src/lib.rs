@@ -33,7 +33,7 @@ mod state;
 mod template;
 mod worker;
 
-pub use body::{Body, BodyError, empty, full};
+pub use body::{Body, BodyError, answer_length, content_length, empty, full};
 pub use capabilities::store_error_code;
 pub use check::{Import, LoadError, Missing, Report, World};
 pub use compiler::Compiler;

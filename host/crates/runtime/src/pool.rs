@@ -16,11 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::channel::oneshot;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Request, Response};
 use tokio::runtime::Handle;
 
-use crate::body::{Body, End, Ending, Watched};
+use crate::body::{Body, End, Ending, Watched, answer_length};
 use crate::call::{Call, Failure};
 use crate::counters::{Census, Fault, Shed};
 use crate::guest::{self, Guest};
@@ -170,7 +169,7 @@ impl Pool {
         depth: u8,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
-        let head = request.method() == Method::HEAD;
+        let method = request.method().clone();
         let call = Call::new(guest::request_id(&request), depth);
         let (reply, answer) = oneshot::channel();
         if let Err(request) = self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
@@ -202,9 +201,7 @@ impl Pool {
         };
         match answer {
             Ok(Ok(response)) => {
-                // Nobody reads the body of an answer that has none by definition.
-                let bodiless = head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-                let length = if bodiless { Some(0) } else { content_length(response.headers()) };
+                let length = answer_length(&method, response.status(), response.headers());
                 self.count_call();
                 if response.status().is_server_error() {
                     self.count_failure();
@@ -380,7 +377,7 @@ impl Pool {
                 return;
             }
         } else {
-            self.template.count_fault(Fault::Start);
+            self.template.count_fault(Fault::Failed(Failure::Start));
             tracing::error!(
                 component = self.template.component(),
                 instance = self.template.instance(),
@@ -427,10 +424,6 @@ impl State {
             self.parked.retain(|other| !Arc::ptr_eq(other, guest));
         }
     }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Carries a request back to its caller through the channel for answers.
@@ -489,12 +482,12 @@ impl Caller<'_> {
             if let Some(guest) = call.guest() {
                 guest.finish(&call, pool);
             }
-            pool.template.count_fault(Fault::Error);
+            pool.template.count_fault(Fault::Failed(Failure::Error));
             return CallError::Failed(Failure::Error);
         }
         let failure = self.failure();
         if failure == Failure::Error {
-            pool.template.count_fault(Fault::Error);
+            pool.template.count_fault(Fault::Failed(Failure::Error));
             tracing::warn!(
                 component = pool.template.component(),
                 instance = pool.template.instance(),

@@ -18,8 +18,8 @@ use super::compare::Answer;
 use super::report::{Run, Skip};
 use super::stage::Stage;
 use super::tap::{self, MAX_BODY, Tap, Tapped};
-use super::tape::{Replay, Tape, answer_length, content_length};
-use crate::body::{self, Body, End, Ending, Watched};
+use super::tape::{Replay, Tape};
+use crate::body::{self, Body, End, Ending, Watched, answer_length, content_length};
 use crate::pool::{CallError, Pool};
 
 /// Where a pool finds its sampler. Costs a request one load of a flag while there is none.

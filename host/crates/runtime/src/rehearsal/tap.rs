@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, End, Ending, Watched};
 
 /// Bytes of a body that are kept.
 pub(crate) const MAX_BODY: usize = 1 << 20;
@@ -42,13 +42,14 @@ impl Tap {
     /// Taps a body of `length` bytes, or of an unknown length.
     pub(crate) fn attach(body: Body, length: Option<u64>) -> (Self, Body) {
         let tap = Self::default();
-        let left = length.or(body.size_hint().exact());
-        if left == Some(0) || body.is_end_stream() {
+        let length = length.or(body.size_hint().exact());
+        if length == Some(0) || body.is_end_stream() {
+            // What nobody reads isn't kept, should somebody read it.
             tap.kept().ended = true;
             return (tap, body);
         }
-        let tee = Tee { body, left, tap: tap.clone() };
-        (tap, tee.boxed_unsync())
+        let tee = Tee { body, tap: tap.clone() }.boxed_unsync();
+        (tap.clone(), Watched::wrap(tee, length, tap))
     }
 
     /// What flowed so far.
@@ -92,11 +93,15 @@ pub(crate) async fn collect(body: Body, length: Option<u64>) -> Tapped {
     tap.tapped()
 }
 
+impl Ending for Tap {
+    fn ended(&mut self, end: End) {
+        self.kept().ended = end == End::Complete;
+    }
+}
+
 /// A tapped body.
 struct Tee {
     body: Body,
-    /// Bytes still to come, if that is known. Whoever reads the body stops after the last one and doesn't ask for an end.
-    left: Option<u64>,
     tap: Tap,
 }
 
@@ -106,19 +111,10 @@ impl HttpBody for Tee {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let ended = match &frame {
-            Some(Ok(frame)) => {
-                if let Some(piece) = frame.data_ref() {
-                    self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
-                    self.tap.kept().add(piece);
-                }
-                self.left == Some(0) || self.body.is_end_stream()
-            }
-            Some(Err(_)) => false,
-            None => true,
-        };
-        if ended {
-            self.tap.kept().ended = true;
+        if let Some(Ok(frame)) = &frame
+            && let Some(piece) = frame.data_ref()
+        {
+            self.tap.kept().add(piece);
         }
         Poll::Ready(frame)
     }
@@ -129,15 +125,6 @@ impl HttpBody for Tee {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for Tee {
-    /// Whoever reads the body may see that it is at its end and not ask for it.
-    fn drop(&mut self) {
-        if self.body.is_end_stream() {
-            self.tap.kept().ended = true;
-        }
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -20,7 +19,7 @@ use store::{FirstValues, Limits, Overlay, Recording, Store};
 
 use super::report::Skip;
 use super::tap::{self, Tap, Tapped};
-use crate::body::{self, Body, BodyError};
+use crate::body::{self, Body, BodyError, answer_length, content_length};
 
 /// Requests that a live run may send.
 const MAX_EXCHANGES: usize = 32;
@@ -233,17 +232,6 @@ impl Replay {
         let index = exchanges.iter().position(|exchange| exchange.is_answer_to(method, uri, body))?;
         Some(exchanges.remove(index).answer)
     }
-}
-
-/// How long a body is, if its head says so.
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// The same of an answer: some have no body by definition, and nobody reads it.
-pub(super) fn answer_length(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
-    let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless { Some(0) } else { content_length(headers) }
 }
 
 /// A body that fails after these bytes.
