@@ -17,8 +17,11 @@ trap cleanup EXIT
 profdata=$(rustc --print target-libdir)/../bin/llvm-profdata
 [ -x "$profdata" ] || { echo "llvm-profdata is missing: rustup component add llvm-tools" >&2; exit 1; }
 
-target=${CARGO_TARGET_DIR:-target}/profile
-CARGO_ENCODED_RUSTFLAGS="-Cprofile-generate=$folder/counts" \
+# The folder's name is part of how everything is compiled: were it another each time, nothing could be kept.
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}/profile")
+counts=$target/counts
+rm -rf "$counts"
+CARGO_ENCODED_RUSTFLAGS="-Cprofile-generate=$counts" \
     cargo build --release --locked -p host --target-dir "$target"
 
 cat >"$folder/hostler.toml" <<MANIFEST
@@ -59,5 +62,5 @@ wrk -t1 -c4 -d2s "$url/status"
 kill "$host"
 wait "$host"
 host=
-"$profdata" merge --sparse -o host/host.profdata "$folder"/counts/*.profraw
+"$profdata" merge --sparse -o host/host.profdata "$counts"/*.profraw
 ls -l host/host.profdata

@@ -2,7 +2,7 @@
 //!
 //! One request for each operation. The other host decides everything; this one keeps nothing, so all hosts that use one
 //! store agree on every key. It promises what the other host's backend promises, but for its own limits, which are
-//! checked before anything is sent, and that [`Store::get_many`] returns at most [`Limits::batch_bytes`].
+//! checked before anything is sent.
 //!
 //! While the other host is away, or refuses, every operation fails with [`Error::Unavailable`], and works again as soon
 //! as it answers: connections are made when they are needed. The reason is logged once, when it changes.

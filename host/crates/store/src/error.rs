@@ -33,8 +33,8 @@ pub enum Error {
         /// Keys it may have.
         limit: usize,
     },
-    /// The batch has more bytes than [`Limits::batch_bytes`](crate::Limits::batch_bytes).
-    #[error("the batch has {len} bytes of keys and values; at most {limit} are allowed: split it")]
+    /// The batch has more bytes, or what was asked for has, than [`Limits::batch_bytes`](crate::Limits::batch_bytes).
+    #[error("the batch has {len} bytes; at most {limit} are allowed: split it")]
     BatchTooHeavy {
         /// Bytes it has.
         len: usize,

@@ -111,7 +111,8 @@ pub trait Store: Send + Sync + 'static {
         value: Value,
     ) -> BoxFuture<'a, Result<Swap, Error>>;
 
-    /// The values of several keys, in the order of `keys`, all at one moment. At most [`Limits::batch`].
+    /// The values of several keys, in the order of `keys`, all at one moment. At most [`Limits::batch`], and
+    /// [`Limits::batch_bytes`] of values.
     fn get_many<'a>(
         &'a self,
         bucket: &'a Bucket,

@@ -15,7 +15,7 @@ pub struct Limits {
     pub total: u64,
     /// Keys in one batch or one page.
     pub batch: usize,
-    /// Bytes of all keys and values in one batch to be set.
+    /// Bytes of all keys and values in one batch to be set, and of all values in one that is read.
     pub batch_bytes: usize,
 }
 
@@ -73,10 +73,20 @@ impl Limits {
             self.check_key(key)?;
             self.check_value(value)
         })?;
-        match values.iter().map(|(key, value)| key.len() + value.len()).sum() {
-            len if len > self.batch_bytes => Err(Error::BatchTooHeavy { len, limit: self.batch_bytes }),
-            _ => Ok(()),
-        }
+        self.check_weight(values.iter().map(|(key, value)| key.len() + value.len()).sum())
+    }
+
+    /// Refuses to hand out more bytes at once than could have been set at once.
+    ///
+    /// # Errors
+    /// [`Error::BatchTooHeavy`].
+    pub fn check_found<'v>(&self, values: impl IntoIterator<Item = &'v Bytes>) -> Result<(), Error> {
+        self.check_weight(values.into_iter().map(Bytes::len).sum())
+    }
+
+    fn check_weight(&self, len: usize) -> Result<(), Error> {
+        let limit = self.batch_bytes;
+        if len > limit { Err(Error::BatchTooHeavy { len, limit }) } else { Ok(()) }
     }
 
     fn check_batch(&self, len: usize) -> Result<(), Error> {

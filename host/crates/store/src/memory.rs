@@ -149,8 +149,7 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
-            let kept = self.read();
-            Ok(keys.iter().map(|key| kept.table.get(bucket, key).cloned()).collect())
+            self.read().table.get_many(bucket, keys, &self.limits)
         })
     }
 

@@ -84,6 +84,9 @@ impl Recording {
             Err(Error::Unavailable(_) | Error::Failed(_)) => {
                 self.kept().incomplete.get_or_insert(Incomplete::StoreFailed);
             }
+            Err(Error::BatchTooHeavy { .. }) => {
+                self.kept().incomplete.get_or_insert(Incomplete::TooLarge);
+            }
             // The keys are not such as can be written either.
             Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! The keys and values themselves, with their versions. A plain data structure: no lock, no limits.
+//! The keys and values themselves, with their versions. A plain data structure: no lock, and whoever writes checks limits.
 //!
 //! # Versions
 //!
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 
-use crate::{Bucket, Page, Stats, Value, Versioned};
+use crate::{Bucket, Error, Limits, Page, Stats, Value, Versioned};
 
 const STRIPES: usize = 1024;
 
@@ -53,6 +53,17 @@ impl Table {
 
     pub(crate) fn get(&self, bucket: &Bucket, key: &str) -> Option<&Value> {
         Some(&self.entry(bucket, key)?.value)
+    }
+
+    /// What [`Store::get_many`](crate::Store::get_many) answers for keys that are such as they must be.
+    pub(crate) fn get_many(
+        &self,
+        bucket: &Bucket,
+        keys: &[String],
+        limits: &Limits,
+    ) -> Result<Vec<Option<Value>>, Error> {
+        limits.check_found(keys.iter().filter_map(|key| self.get(bucket, key)))?;
+        Ok(keys.iter().map(|key| self.get(bucket, key).cloned()).collect())
     }
 
     pub(crate) fn get_versioned(&self, bucket: &Bucket, key: &str) -> Versioned {

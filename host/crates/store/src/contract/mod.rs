@@ -180,6 +180,13 @@ pub async fn refuses_what_is_too_large<O: Open>(open: O) {
         store.set_many(&main, four[..3].iter().map(|key| (key.clone(), value(&"v".repeat(16)))).collect()).await,
         Ok(())
     );
+    let limits = Limits { batch: 4, ..limits };
+    let store = open(limits).await;
+    for key in &four {
+        assert_eq!(store.set(&main, key, value(&"v".repeat(16))).await, Ok(()));
+    }
+    assert_eq!(store.get_many(&main, &four).await, Err(Error::BatchTooHeavy { len: 64, limit: 51 }), "to be read");
+    assert_eq!(store.get_many(&main, &four[..3]).await.map(|values| values.len()), Ok(3));
 }
 
 /// A full store refuses what would make it larger, and takes everything else.

@@ -270,8 +270,9 @@ impl Model {
                 prop_assert_eq!(answer, Ok(Page { keys, next }));
             }
             Step::GetMany(bucket, keys) => {
-                let values = || keys.iter().map(|key| self.get(&(bucket, key.clone()))).collect();
-                let expected: Result<Vec<_>, _> = limits.check_keys(&keys).map(|()| values());
+                let values: Vec<_> = keys.iter().map(|key| self.get(&(bucket, key.clone()))).collect();
+                let found = || limits.check_found(values.iter().flatten());
+                let expected = limits.check_keys(&keys).and_then(|()| found()).map(|()| values.clone());
                 prop_assert_eq!(store.get_many(&buckets[bucket], &keys).await, expected);
             }
             Step::SetMany(bucket, values) => {

@@ -247,8 +247,7 @@ impl Store for DurableStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Value>>, Error>> {
         Box::pin(async move {
             self.limits.check_keys(keys)?;
-            let table = self.keys.read();
-            Ok(keys.iter().map(|key| table.get(bucket, key).cloned()).collect())
+            self.keys.read().get_many(bucket, keys, &self.limits)
         })
     }
 
