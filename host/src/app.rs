@@ -134,7 +134,7 @@ async fn serve(
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }
     });
-    let edge = Arc::new(edge_of(&manifest, metrics, log));
+    let edge = edge_of(&manifest, metrics, log);
     readiness.serving();
     announce(public_address, internal_address)?;
 
@@ -147,7 +147,7 @@ async fn serve(
         sampling.abort();
     };
     let drained = async {
-        let cut_off = public.serve(edge, runtime.workers(), drain, patience).await;
+        let cut_off = public.serve(&edge, runtime.workers(), drain, patience).await;
         if cut_off > 0 {
             tracing::warn!("{cut_off} connections were still open after {patience:?} and are cut off");
         }

@@ -46,7 +46,7 @@ impl Listener {
     /// is on, and returns how many were still open after `patience`.
     pub(crate) async fn serve(
         self,
-        edge: Arc<Edge>,
+        edge: &Edge,
         workers: &[Worker],
         drain: impl Future<Output = ()>,
         patience: Duration,
@@ -55,6 +55,7 @@ impl Listener {
         let permits = Arc::new(Semaphore::new(most));
         let (draining, _) = watch::channel(false);
         let load: Vec<Arc<AtomicUsize>> = workers.iter().map(|_| Arc::default()).collect();
+        let edges: Vec<_> = workers.iter().map(|_| Arc::new(edge.clone())).collect();
 
         let accepting = async {
             loop {
@@ -62,7 +63,7 @@ impl Listener {
                 let (stream, peer) = self.accept().await;
                 let index = least(&load);
                 let open = Open::count(&load[index]);
-                let (edge, worker, draining) = (edge.clone(), workers[index].clone(), draining.subscribe());
+                let (edge, worker, draining) = (edges[index].clone(), workers[index].clone(), draining.subscribe());
                 workers[index].spawn(async move {
                     let _held = (permit, open);
                     connection::serve(stream, peer, edge, worker, draining).await;

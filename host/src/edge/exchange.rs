@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response};
 use runtime::{Routed, Target, answer_length};
 
 use super::Edge;
-use crate::metrics::{Handler, InFlight};
+use crate::metrics::Handler;
 use crate::telemetry::Entry;
 
 /// What is counted when there was nobody to answer.
@@ -31,10 +31,9 @@ pub(super) struct Exchange {
     target: Option<PathAndQuery>,
     id: HeaderValue,
     /// What its route says; until it has one, that it has none.
-    handler: Arc<Handler>,
+    handler: &'static Handler,
     component: Option<Arc<str>>,
     answer: Option<Answer>,
-    _in_flight: InFlight,
 }
 
 /// What is known of the answer.
@@ -49,6 +48,7 @@ struct Answer {
 
 impl Exchange {
     pub(super) fn begin<B>(edge: &Arc<Edge>, worker: usize, request: &Request<B>, id: &HeaderValue) -> Self {
+        edge.metrics.came(worker);
         Self {
             edge: edge.clone(),
             worker,
@@ -56,10 +56,9 @@ impl Exchange {
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
             id: id.clone(),
-            handler: edge.unrouted.clone(),
+            handler: edge.unrouted,
             component: None,
             answer: None,
-            _in_flight: edge.metrics.in_flight(worker),
         }
     }
 
@@ -71,8 +70,8 @@ impl Exchange {
     }
 
     /// The host answers it itself.
-    pub(super) fn answered_here(&mut self, handler: &Arc<Handler>) {
-        self.handler = handler.clone();
+    pub(super) fn answered_here(&mut self, handler: &'static Handler) {
+        self.handler = handler;
     }
 
     /// The answer's head is there.
@@ -104,6 +103,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.edge.metrics.left(self.worker);
         let duration = self.begun.elapsed();
         let (status, bytes, complete) = match &self.answer {
             Some(Answer { status, length, bytes, ended, .. }) => (*status, *bytes, *ended || *length == Some(*bytes)),

@@ -19,7 +19,6 @@ mod request_id;
 
 pub(crate) use accept::Listener;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -27,7 +26,9 @@ use ipnet::IpNet;
 use crate::metrics::{Handler, Metrics};
 use crate::telemetry::AccessLog;
 
-/// What the edge needs to know. Immutable for the life of the process.
+/// What the edge needs to know. Immutable for the life of the process; each worker has a copy, so that references to it are
+/// counted apart.
+#[derive(Clone)]
 pub(crate) struct Edge {
     /// What bounds connections and requests.
     pub(crate) limits: Limits,
@@ -36,9 +37,9 @@ pub(crate) struct Edge {
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// The handler of requests that have no route.
-    pub(crate) unrouted: Arc<Handler>,
+    pub(crate) unrouted: &'static Handler,
     /// The handler of `/metrics`, if it is answered here.
-    pub(crate) metrics_handler: Option<Arc<Handler>>,
+    pub(crate) metrics_handler: Option<&'static Handler>,
     /// Where requests are logged, if they are.
     pub(crate) access: Option<AccessLog>,
 }

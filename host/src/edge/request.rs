@@ -30,7 +30,7 @@ pub(super) async fn answer(
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
     let mut exchange = Exchange::begin(edge, worker.id(), &request, &id);
-    let mut answer = match &edge.metrics_handler {
+    let mut answer = match edge.metrics_handler {
         Some(handler) if request.uri().path() == METRICS => {
             exchange.answered_here(handler);
             metrics(edge, request).await

@@ -2,7 +2,7 @@
 //!
 //! Recording takes no lock and allocates nothing: a request's handler is looked up by the name that came with its route, each
 //! worker has counters of its own, and labels are only written when somebody asks. Counters are made when the first request of a handler and
-//! method comes to a worker, and kept for ever.
+//! method comes to a worker, and kept for ever: nobody has to count references to them.
 //!
 //! Bounded by the number of handlers (`HANDLERS`, and each component's in the manifest), ten methods, and the statuses
 //! of each (`STATUSES`).
@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -59,9 +59,11 @@ static DURATIONS: Scale = Scale {
 /// All requests.
 pub(super) struct Http {
     /// Replaced as a whole when there is a new one.
-    handlers: ArcSwap<HashMap<String, Arc<Handler>>>,
+    handlers: ArcSwap<HashMap<String, &'static Handler>>,
+    /// Held by whoever adds one.
+    adding: Mutex<()>,
     /// By worker.
-    in_flight: Arc<[Apart<AtomicI64>]>,
+    in_flight: Box<[Apart<AtomicI64>]>,
 }
 
 /// What is counted of the requests that matched one route.
@@ -94,38 +96,46 @@ struct Status {
 #[repr(align(128))]
 struct Apart<T>(T);
 
-/// A request in flight, as long as it lives.
-pub(crate) struct InFlight {
-    counts: Arc<[Apart<AtomicI64>]>,
-    worker: usize,
-}
-
 impl Http {
     pub(super) fn new(workers: usize) -> Self {
-        Self { handlers: ArcSwap::default(), in_flight: (0..workers).map(|_| Apart::default()).collect() }
+        Self {
+            handlers: ArcSwap::default(),
+            adding: Mutex::default(),
+            in_flight: (0..workers).map(|_| Apart::default()).collect(),
+        }
     }
 
     /// The handler of that name, always the same.
-    pub(super) fn handler(&self, name: &str) -> Arc<Handler> {
-        if let Some(handler) = self.handlers.load().get(name) {
-            return handler.clone();
+    pub(super) fn handler(&self, name: &str) -> &'static Handler {
+        match self.handlers.load().get(name) {
+            Some(handler) => handler,
+            None => self.add(name),
         }
-        let new = Arc::new(Handler::new(name, self.in_flight.len()));
-        self.handlers.rcu(|handlers| {
-            let mut handlers = HashMap::clone(handlers);
-            if handlers.len() < HANDLERS || name == OTHER {
-                handlers.entry(name.to_owned()).or_insert_with(|| new.clone());
-            }
-            handlers
-        });
-        let handlers = self.handlers.load();
-        // Another thread may have been faster, or there are too many.
-        handlers.get(name).cloned().unwrap_or_else(|| self.handler(OTHER))
     }
 
-    pub(super) fn in_flight(&self, worker: usize) -> InFlight {
+    /// The handler of a name that has none yet; or, if there are too many, what stands for the rest.
+    fn add(&self, name: &str) -> &'static Handler {
+        let _alone = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.handlers.load();
+        let name = if known.len() < HANDLERS || known.contains_key(name) { name } else { OTHER };
+        if let Some(handler) = known.get(name) {
+            return handler;
+        }
+        let new: &'static Handler = Box::leak(Box::new(Handler::new(name, self.in_flight.len())));
+        let mut handlers = HashMap::clone(&known);
+        handlers.insert(name.to_owned(), new);
+        self.handlers.store(Arc::new(handlers));
+        new
+    }
+
+    /// A request came to a worker. It must leave again.
+    pub(super) fn came(&self, worker: usize) {
         self.in_flight[worker].0.fetch_add(1, Relaxed);
-        InFlight { counts: self.in_flight.clone(), worker }
+    }
+
+    /// The answer of one that came has ended.
+    pub(super) fn left(&self, worker: usize) {
+        self.in_flight[worker].0.fetch_sub(1, Relaxed);
     }
 
     pub(super) fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
@@ -239,12 +249,6 @@ impl Status {
     }
 }
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.counts[self.worker].0.fetch_sub(1, Relaxed);
-    }
-}
-
 fn index(method: &Method) -> usize {
     match *method {
         Method::GET => 0,
@@ -309,17 +313,19 @@ mod tests {
         }
         assert_eq!(http.handlers.load().len(), HANDLERS + 1);
         assert_eq!(http.handler("too many").name(), OTHER);
-        assert!(Arc::ptr_eq(&http.handler("too many"), &http.handler("more")));
+        assert!(std::ptr::eq(http.handler("too many"), http.handler("more")));
         assert_eq!(http.handler("data").name(), "data");
     }
 
     #[test]
     fn what_is_in_flight_lands() {
         let http = Http::new(2);
-        let guards = [http.in_flight(0), http.in_flight(1)];
+        http.came(0);
+        http.came(1);
         let sum = || http.in_flight.iter().map(|count| count.0.load(Relaxed)).sum::<i64>();
         assert_eq!(sum(), 2);
-        drop(guards);
+        http.left(1);
+        http.left(0);
         assert_eq!(sum(), 0);
     }
 }

@@ -34,7 +34,7 @@ use exposition::Encoder;
 use http::Http;
 
 pub(crate) use exposition::Format;
-pub(crate) use http::{Handler, InFlight};
+pub(crate) use http::Handler;
 pub(crate) use store::Commits;
 
 /// Namespaces that have a label of their own. Those of this host come first, then the others by name; what is left is
@@ -77,13 +77,18 @@ impl Metrics {
     }
 
     /// The handler of that name. Cheap, but for the first time.
-    pub(crate) fn handler(&self, name: &str) -> Arc<Handler> {
+    pub(crate) fn handler(&self, name: &str) -> &'static Handler {
         self.0.http.handler(name)
     }
 
-    /// Counts a request as being in flight until the returned guard is dropped.
-    pub(crate) fn in_flight(&self, worker: usize) -> InFlight {
-        self.0.http.in_flight(worker)
+    /// A request came to a worker. It must leave again.
+    pub(crate) fn came(&self, worker: usize) {
+        self.0.http.came(worker);
+    }
+
+    /// The answer of one that came has ended.
+    pub(crate) fn left(&self, worker: usize) {
+        self.0.http.left(worker);
     }
 
     /// Everything as it is now, in the format that suits the client. Rendered aside: it must not hold up a worker.

@@ -17,7 +17,8 @@ use super::{Level, LogFormat, LogLevel};
 /// Bytes of a path, a method or a name that are written.
 const LONGEST: usize = 256;
 
-/// Where requests are logged. One for each listener.
+/// Where requests are logged. Clones write to the same place.
+#[derive(Clone)]
 pub(crate) struct AccessLog {
     format: LogFormat,
     level: Level,
