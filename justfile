@@ -66,14 +66,15 @@ advisories:
         echo "skipped: the check for known vulnerabilities needs https://github.com/rustsec/advisory-db" >&2
     fi
 
-# Measure the host beside nginx and `wasmtime serve` on this machine; arguments as `tests/bench/figures.py --help` says
+# Measure the host beside its peers on this machine: one table; arguments as `tests/bench/figures.py --help` says
 bench *arguments: target bench-guests
     #!/usr/bin/env bash
     set -euo pipefail
-    for tool in wrk nginx; do
-        command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install $tool" >&2; exit 1; }
+    for tool in wrk nginx haproxy redis-benchmark:redis-server etcd:etcd-server; do
+        command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
     done
-    command -v wasmtime >/dev/null || { echo "wasmtime is missing: cargo install --locked wasmtime-cli" >&2; exit 1; }
+    command -v wasmtime >/dev/null || { echo "wasmtime is missing: cargo install --locked wasmtime-cli@48.0.8" >&2; exit 1; }
+    command -v oha >/dev/null || cargo install --quiet --locked --no-default-features oha@1.16.0
     CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
     tests/bench/figures.py "$@"
 
@@ -81,15 +82,9 @@ bench *arguments: target bench-guests
 profile: target bench-guests
     tests/bench/profile.sh
 
-# Measure the key-value store beside Redis and etcd, over HTTP; then the log alone; arguments as `tests/bench/store.py --help` says
-bench-store *arguments: target
-    #!/usr/bin/env bash
-    set -euo pipefail
-    for tool in wrk:wrk redis-benchmark:redis-server etcd:etcd-server; do
-        command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
-    done
-    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host
-    tests/bench/store.py "$@"
+# Measure the key-value store beside Redis and etcd, over HTTP; then the log alone; arguments as those of `bench`
+bench-store *arguments:
+    just bench --only store "$@"
     just bench-log
 
 # Measure what requests notice of hot swaps, and how long these take; arguments as `tests/bench/swap.py --help` says
@@ -155,8 +150,11 @@ image: target
 [private]
 bench-guests: target
     mkdir -p target/bench
-    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage
+    cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage -p echo -p gateway -p registry-static
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.2.wasm
+    cp target/guests/{{ wasm }}/release/echo.wasm target/bench
+    cargo run --quiet --locked -p compose -- target/guests/{{ wasm }}/release/{gateway,registry_static}.wasm \
+        target/bench/gateway-standalone.wasm
     cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage --features wasi-0-3
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm
 

@@ -14,7 +14,7 @@ use super::{CheckArgs, Exit, exit, print};
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let file = args.file.display();
     let bytes = std::fs::read(&args.file).with_context(|| format!("{file} can't be read"))?;
-    let report = Compiler::new(None)?.check(&bytes).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
+    let report = Compiler::new(None, 1)?.check(&bytes).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
 
     let mut text = String::new();
     let world = match report.world {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_embedded_components_can_be_run() {
-        let compiler = Compiler::new(None).expect("this machine runs the engine");
+        let compiler = Compiler::new(None, 1).expect("this machine runs the engine");
         for name in crate::builtin::names() {
             let bytes = crate::builtin::component(name).expect("it is listed");
             let report = compiler.check(bytes).expect("it is a component");

@@ -31,12 +31,12 @@ struct Inner {
 }
 
 impl Compiler {
-    /// Makes the engine.
+    /// Makes the engine, with room for the guests of so many workers.
     ///
     /// # Errors
     /// The cache directory can't be used, or the machine can't run the engine.
-    pub fn new(cache: Option<&std::path::Path>) -> Result<Self, StartError> {
-        let engine = engine::new(cache).map_err(StartError::Engine)?;
+    pub fn new(cache: Option<&std::path::Path>, workers: usize) -> Result<Self, StartError> {
+        let engine = engine::new(cache, workers).map_err(StartError::Engine)?;
         let mut linker = Linker::new(&engine);
         capabilities::link(&mut linker).map_err(StartError::Engine)?;
         Ok(Self(Arc::new(Inner { engine, linker, background: OnceLock::new() })))

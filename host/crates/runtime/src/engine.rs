@@ -3,18 +3,21 @@
 //! One for the process, alive as long as it. What bounds it: the pooling allocator has a fixed number of slots, so
 //! guests beyond them fail to start instead of eating the machine; the epoch thread ends with the engine.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use wasmtime::component::Component;
-use wasmtime::{Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How often a running guest gives the worker back to its neighbours.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(10);
 
-/// Guests that can live at once in the process. Each reserves address space (not memory) for its linear memories: at
-/// two memories of 4 GiB a guest, 4,000 guests reserve 32 TiB of the 128 TiB a process has.
-const GUESTS: u32 = 4_000;
+/// Guests that can live at once, for each worker; and for the whole process at least and at most. Each reserves address
+/// space (not memory) for its linear memories: at two memories of 4 GiB a guest, 4,000 guests reserve 32 TiB of the 128 TiB
+/// a process has. And each has its stacks, whose guard pages are set when the process starts: 4 µs apiece.
+const GUESTS_PER_WORKER: u32 = 500;
+const GUESTS: RangeInclusive<u32> = 1_000..=4_000;
 /// Core instances a component may consist of on average. Those built by `wit-component` have three to five.
 const CORE_INSTANCES_PER_GUEST: u32 = 8;
 const MEMORIES_PER_GUEST: u32 = 2;
@@ -23,24 +26,28 @@ const TABLES_PER_GUEST: u32 = 4;
 pub(crate) const MAX_TABLE_ELEMENTS: usize = 100_000;
 /// Bytes of VM context a module may need: what `componentize-py` and the like produce, several times over.
 const MAX_INSTANCE_SIZE: usize = 4 << 20;
-/// Memory that a freed slot keeps, so that the next guest in it starts without page faults.
+/// Memory that a freed slot keeps, so that the next guest in it starts without page faults. Of linear memories these are the
+/// pages that were written to, wherever they are, if the kernel can tell which (Linux 6.7); else the first ones.
 const KEEP_RESIDENT: usize = 64 << 10;
 
 /// Makes the engine, with compiled components kept in `cache` (and found there again) if there is one, and starts its
 /// epoch thread.
-pub(crate) fn new(cache: Option<&Path>) -> wasmtime::Result<Engine> {
+pub(crate) fn new(cache: Option<&Path>, workers: usize) -> wasmtime::Result<Engine> {
+    let guests = u32::try_from(workers).unwrap_or(u32::MAX).saturating_mul(GUESTS_PER_WORKER);
+    let guests = guests.clamp(*GUESTS.start(), *GUESTS.end());
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(GUESTS)
-        .total_core_instances(GUESTS * CORE_INSTANCES_PER_GUEST)
-        .total_memories(GUESTS * MEMORIES_PER_GUEST)
-        .total_tables(GUESTS * TABLES_PER_GUEST)
-        .total_stacks(GUESTS * 2)
-        .total_gc_heaps(GUESTS / 4)
+    pool.total_component_instances(guests)
+        .total_core_instances(guests * CORE_INSTANCES_PER_GUEST)
+        .total_memories(guests * MEMORIES_PER_GUEST)
+        .total_tables(guests * TABLES_PER_GUEST)
+        .total_stacks(guests * 2)
+        .total_gc_heaps(guests / 4)
         .max_core_instance_size(MAX_INSTANCE_SIZE)
         .max_component_instance_size(MAX_INSTANCE_SIZE)
         .max_tables_per_module(16)
         .max_memories_per_module(4)
         .table_elements(MAX_TABLE_ELEMENTS)
+        .pagemap_scan(Enabled::Auto)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(KEEP_RESIDENT)
         .async_stack_keep_resident(KEEP_RESIDENT);

@@ -76,7 +76,7 @@ impl Runtime {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config, registry: Registry, store: Arc<dyn Store>) -> Result<Self, StartError> {
-        let compiler = Compiler::new(config.cache.as_deref())?;
+        let compiler = Compiler::new(config.cache.as_deref(), config.workers)?;
         let commons = Commons::new(registry, store);
         let workers = (0..config.workers).map(|id| Worker::start(id, commons.clone()));
         let workers = workers.collect::<Result<_, _>>().map_err(StartError::Thread)?;
