@@ -16,6 +16,9 @@ use super::forwarded::Peer;
 use super::io::Patient;
 use super::{Edge, request};
 
+/// Most bytes of a body that are read at once, if they come so fast. Memory that a connection may take, while it is used.
+const READ_AT_ONCE: usize = 256 << 10;
+
 /// Serves the requests of a connection one after another. When `draining` becomes true, the one under way is the last.
 pub(super) async fn serve(
     stream: std::net::TcpStream,
@@ -35,7 +38,7 @@ pub(super) async fn serve(
     http.timer(TokioTimer::new())
         .header_read_timeout(edge.limits.head_timeout)
         // What is a little over the limits is let in, so that it gets a proper answer; see `request`.
-        .max_buf_size(2 * edge.limits.head_bytes)
+        .max_buf_size(READ_AT_ONCE.max(2 * edge.limits.head_bytes))
         .max_headers(2 * edge.limits.headers);
     let context = (edge, worker, Peer::new(peer));
     let service = service_fn(|request| {
