@@ -20,9 +20,10 @@ profdata=$(rustc --print target-libdir)/../bin/llvm-profdata
 # The folder's name is part of how everything is compiled: were it another each time, nothing could be kept.
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}/profile")
 counts=$target/counts
-rm -rf "$counts"
 CARGO_ENCODED_RUSTFLAGS="-Cprofile-generate=$counts" \
     cargo build --release --locked -p host --target-dir "$target"
+# Build scripts and macros have counted too.
+rm -rf "$counts"
 
 cat >"$folder/hostler.toml" <<MANIFEST
 [components.gateway]
