@@ -27,7 +27,7 @@ pub struct SpanId(NonZeroU64);
 
 /// A step of a trace, and whether it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Context {
+pub struct TraceContext {
     /// The trace.
     pub trace: TraceId,
     /// The step: what comes next is its child.
@@ -36,7 +36,7 @@ pub struct Context {
     pub sampled: bool,
 }
 
-impl Context {
+impl TraceContext {
     /// The first step of a new trace.
     pub(crate) fn root(sampled: impl FnOnce(TraceId) -> bool) -> Self {
         let trace = TraceId::random();
@@ -170,8 +170,8 @@ mod tests {
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-    fn parse(value: &str) -> Option<Context> {
-        Context::parse(value.as_bytes())
+    fn parse(value: &str) -> Option<TraceContext> {
+        TraceContext::parse(value.as_bytes())
     }
 
     #[test]
@@ -219,37 +219,37 @@ mod tests {
     #[test]
     fn two_headers_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Context::of_headers(&headers), None);
-        let one = Context::root(|_| true);
+        assert_eq!(TraceContext::of_headers(&headers), None);
+        let one = TraceContext::root(|_| true);
         headers.append(TRACEPARENT, one.to_header());
-        assert_eq!(Context::of_headers(&headers), Some(one));
+        assert_eq!(TraceContext::of_headers(&headers), Some(one));
         headers.append(TRACEPARENT, one.to_header());
-        assert_eq!(Context::of_headers(&headers), None);
+        assert_eq!(TraceContext::of_headers(&headers), None);
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read(trace in 1u128.., span in 1u64.., sampled: bool) {
             let (trace, span) = (NonZeroU128::new(trace).expect("from 1"), NonZeroU64::new(span).expect("from 1"));
-            let context = Context { trace: TraceId(trace), span: SpanId(span), sampled };
-            prop_assert_eq!(Context::parse(context.to_header().as_bytes()), Some(context));
+            let context = TraceContext { trace: TraceId(trace), span: SpanId(span), sampled };
+            prop_assert_eq!(TraceContext::parse(context.to_header().as_bytes()), Some(context));
         }
 
         /// One byte changed: either it is still a header by the letter of the standard, or it is none.
         #[test]
         fn what_is_not_by_the_letter_is_refused(at in 0..LENGTH, byte: u8) {
-            let mut value = Context::root(|_| true).to_header().as_bytes().to_vec();
+            let mut value = TraceContext::root(|_| true).to_header().as_bytes().to_vec();
             value[at] = byte;
             let letter = match at {
                 2 | 35 | 52 => byte == b'-',
                 _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
             };
-            prop_assert!(Context::parse(&value).is_none() || letter);
+            prop_assert!(TraceContext::parse(&value).is_none() || letter);
         }
 
         #[test]
         fn nothing_makes_it_panic(value: Vec<u8>) {
-            let _ = Context::parse(&value);
+            let _ = TraceContext::parse(&value);
         }
     }
 }

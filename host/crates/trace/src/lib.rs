@@ -1,6 +1,6 @@
 //! Traces: what a request carries from one service to the next, and what is told of each step of it.
 //!
-//! - [`Context`]: a request's place in a trace, as W3C's `traceparent` writes it.
+//! - [`TraceContext`]: a request's place in a trace, as W3C's `traceparent` writes it.
 //! - [`Sampler`]: which traces are recorded.
 //! - [`Tracer`]: begins spans, and keeps those that have ended until somebody exports them.
 //! - [`Span`]: one step; [`Active`] while it lasts.
@@ -13,7 +13,7 @@ mod sampler;
 mod span;
 mod tracer;
 
-pub use context::{Context, SpanId, TRACEPARENT, TRACESTATE, TraceId};
+pub use context::{SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 pub use sampler::{NotASampler, Root, Sampler};
 pub use span::{Active, Kind, Span, Value, method_name};
 pub use tracer::{Capacity, Tracer};

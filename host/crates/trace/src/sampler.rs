@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use crate::context::{Context, TraceId};
+use crate::context::{TraceContext, TraceId};
 
 /// Decides.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +63,7 @@ impl FromStr for Sampler {
 
 impl Sampler {
     /// Whether a trace is recorded that came so, or begins here.
-    pub(crate) fn decide(&self, trace: TraceId, parent: Option<&Context>) -> bool {
+    pub(crate) fn decide(&self, trace: TraceId, parent: Option<&TraceContext>) -> bool {
         match (parent, self.root) {
             (Some(parent), _) if self.parent_based => parent.sampled,
             (_, Root::All) => true,
@@ -86,8 +86,8 @@ mod tests {
         if let (Root::Ratio(one), Some(ratio)) = (&mut sampler.root, ratio) {
             *one = ratio;
         }
-        let parent = parent.map(|sampled| Context::root(|_| sampled));
-        sampler.decide(Context::root(|_| false).trace, parent.as_ref())
+        let parent = parent.map(|sampled| TraceContext::root(|_| sampled));
+        sampler.decide(TraceContext::root(|_| false).trace, parent.as_ref())
     }
 
     #[test]
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_ratio_is_one_and_the_same_for_all_who_see_the_trace() {
         let sampler = |ratio| Sampler { parent_based: false, root: Root::Ratio(ratio) };
-        let traces: Vec<_> = (0..10_000).map(|_| Context::root(|_| false).trace).collect();
+        let traces: Vec<_> = (0..10_000).map(|_| TraceContext::root(|_| false).trace).collect();
         let sampled = |ratio| traces.iter().filter(|trace| sampler(ratio).decide(**trace, None)).count();
         // Ten standard deviations to either side.
         assert!((2000..3000).contains(&sampled(0.25)), "{}", sampled(0.25));

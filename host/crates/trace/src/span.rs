@@ -114,8 +114,16 @@ impl Active {
     }
 
     /// It never was.
-    pub fn forget(mut self) {
+    pub fn forget(&mut self) {
         self.span = None;
+    }
+
+    /// It ended then.
+    pub fn end_at(&mut self, at: Instant) {
+        if let Some(mut span) = self.span.take() {
+            span.ended = at;
+            self.tracer.ended(span);
+        }
     }
 
     fn set(&mut self, name: &'static str, value: Value) {
@@ -127,10 +135,7 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        if let Some(mut span) = self.span.take() {
-            span.ended = Instant::now();
-            self.tracer.ended(span);
-        }
+        self.end_at(Instant::now());
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::context::{Context, SpanId};
+use crate::context::{SpanId, TraceContext};
 use crate::sampler::Sampler;
 use crate::span::{Active, Kind, Span};
 
@@ -47,18 +47,18 @@ impl Tracer {
     }
 
     /// The first step here of a request that came with this context, or with none.
-    pub fn enter(&self, parent: Option<Context>) -> Context {
+    pub fn enter(&self, parent: Option<TraceContext>) -> TraceContext {
         let sampler = &self.0.sampler;
         match parent {
-            Some(parent) => Context { sampled: sampler.decide(parent.trace, Some(&parent)), ..parent.child() },
-            None => Context::root(|trace| sampler.decide(trace, None)),
+            Some(parent) => TraceContext { sampled: sampler.decide(parent.trace, Some(&parent)), ..parent.child() },
+            None => TraceContext::root(|trace| sampler.decide(trace, None)),
         }
     }
 
     /// Begins the span of this step, if its trace is recorded.
     pub fn span<N: Into<Cow<'static, str>>>(
         &self,
-        context: Context,
+        context: TraceContext,
         parent: Option<SpanId>,
         kind: Kind,
         name: impl FnOnce() -> N,
@@ -161,7 +161,7 @@ mod tests {
         let second = tracer.enter(Some(first));
         assert_eq!((second.trace, second.sampled), (first.trace, true));
         assert_ne!(second.span, first.span);
-        let unsampled = tracer.enter(Some(Context { sampled: false, ..first }));
+        let unsampled = tracer.enter(Some(TraceContext { sampled: false, ..first }));
         assert!(!unsampled.sampled);
         assert!(tracer.span(unsampled, None, Kind::Server, || -> &str { unreachable!() }).is_none());
     }
