@@ -84,7 +84,7 @@ impl Collector {
 
     /// What was received of one trace.
     pub fn trace(&self, id: &str) -> Vec<Span> {
-        self.spans().into_iter().filter(|span| span.trace == id).collect()
+        self.received().spans.iter().filter(|span| span.trace == id).cloned().collect()
     }
 
     /// The traces of which something was received.

@@ -227,7 +227,9 @@ fn without_a_collector_contexts_go_through_as_they_are() {
         assert_eq!(send(&[("traceparent", wrong), ("tracestate", "a=b")]), Default::default(), "{wrong}");
     }
     assert_eq!(send(&[]), Default::default());
-    let logged: Vec<_> = host.log().events().into_iter().filter(|event| event["target"] == "access").collect();
+    let logged = || host.log().events().into_iter().filter(|event| event["target"] == "access").collect::<Vec<_>>();
+    eventually_true("five lines", || logged().len() == 5);
+    let logged = logged();
     assert_eq!(logged[0]["trace_id"], trace(7));
     assert!(logged[1..].iter().all(|event| event["trace_id"].is_null()), "{logged:?}");
     assert_eq!(host.metrics().sum("trace_spans_dropped_total", &[]), 0.0);
@@ -282,9 +284,9 @@ fn failures_are_marked() {
 fn log_lines_name_the_trace() {
     let collector = Collector::start();
     let host = collector.collects_from(Host::with_only("misbehaving-p3", "")).start();
-    host.request("GET", "/print").header("traceparent", &sampled(1)).send().expect(200);
+    host.request("GET", "/log").header("traceparent", &sampled(1)).send().expect(200);
     assert_eq!(host.log().wait_for("a line on stdout")["trace_id"], trace(1));
-    assert_eq!(host.log().wait_for("GET /print")["trace_id"], trace(1));
+    assert_eq!(host.log().wait_for("GET /log")["trace_id"], trace(1));
     // A request that came without one has got one.
     host.request("GET", "/ok").send().expect(200);
     let line = host.log().wait_for("GET /ok")["trace_id"].as_str().expect("a trace").to_owned();
@@ -320,7 +322,7 @@ fn no_key_and_no_secret_is_ever_in_a_trace() {
 fn a_rehearsal_leaves_no_trace() {
     let collector = Collector::start();
     let host = collector.collects_from(Host::with_stamped("")).start();
-    let bytes = e2e::revision::stamped("stamped", 0);
+    let bytes = e2e::revision::stamped("stamped", 1);
     let sent = std::thread::scope(|scope| {
         let swap = scope
             .spawn(|| host.internal().request("PUT", "/components/guest?rehearse=10&promote=never").body(bytes).send());
@@ -330,7 +332,7 @@ fn a_rehearsal_leaves_no_trace() {
             sent += 1;
         }
         let refused = swap.join().expect("it doesn't panic");
-        assert_eq!(refused.json()["rehearsal"]["compared"], 10, "{}", refused.text());
+        assert!(refused.text().contains("rehearsed 10 of 10"), "{}", refused.text());
         sent
     });
     host.stop();
