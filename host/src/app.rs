@@ -15,8 +15,9 @@ use runtime::Runtime;
 use store::{Bucket, Limits, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use trace::Tracer;
 
 use crate::cli::{Exit, RunArgs, exit};
 use crate::control::{self, Components, Control, Kv, Readiness};
@@ -27,6 +28,7 @@ use crate::manifest::{self, Environment, Manifest};
 use crate::metrics::{Commits, Metrics, Sources};
 use crate::swap::Swapper;
 use crate::telemetry::{self, Log};
+use crate::traces::{Exporter, Settings};
 use crate::watch::Watch;
 
 /// Runs the assembly until it is told to stop.
@@ -36,6 +38,7 @@ use crate::watch::Watch;
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let process = Environment::of_process();
     let manifest = manifest::load(args, &process).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let traces = Settings::of_process().map_err(|error| Exit::new(exit::USAGE, error))?;
     let watch = Watch::new(args, process, &manifest);
     let log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
     for note in &manifest.notes {
@@ -43,7 +46,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let commits = Arc::<Commits>::default();
     let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone())?;
-    let ended = assemble(manifest, watch, &data, commits, &log);
+    let ended = assemble(manifest, watch, traces, &data, commits, &log);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -55,9 +58,18 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Loads the components and serves them until it is told to stop.
-fn assemble(mut manifest: Manifest, watch: Watch, data: &Data, commits: Arc<Commits>, log: &Log) -> anyhow::Result<()> {
+fn assemble(
+    mut manifest: Manifest,
+    watch: Watch,
+    traces: Option<Settings>,
+    data: &Data,
+    commits: Arc<Commits>,
+    log: &Log,
+) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
-    let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
+    let tracer = traces.as_ref().map(|traces| Tracer::new(traces.sampler, traces.capacity));
+    let config =
+        runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()), tracer: tracer.clone() };
     let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
     let components = std::mem::take(&mut manifest.components);
     let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
@@ -72,10 +84,17 @@ fn assemble(mut manifest: Manifest, watch: Watch, data: &Data, commits: Arc<Comm
             durable: data.durable.clone(),
             commits,
             dropped: log.dropped(),
+            tracer: tracer.clone(),
         },
     );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, metrics, log))
+    let exporter = tracer.zip(traces).map(|(tracer, traces)| Exporter::new(tracer, traces)).transpose()?;
+    let (serving, served) = oneshot::channel::<()>();
+    let exporting = exporter.map(|exporter| control_plane.spawn(exporter.run(async { drop(served.await) })));
+    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, metrics, log))?;
+    // After the last request has ended.
+    drop(serving);
+    exporting.map_or(Ok(()), |exporting| control_plane.block_on(exporting).context("traces were not exported"))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.

@@ -8,7 +8,7 @@
 //! - [`kv`]: the store over HTTP, and the use of another host's.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`look`]: whether a file is still the same.
 //! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
-//! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log.
+//! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log. [`traces`]: what collectors of traces are sent.
 
 mod app;
 mod builtin;
@@ -26,6 +26,7 @@ mod metrics;
 mod swap;
 mod telemetry;
 mod token;
+mod traces;
 mod value;
 mod watch;
 

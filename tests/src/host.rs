@@ -246,7 +246,7 @@ impl Host {
     pub fn command() -> Command {
         let mut command = Command::new(artifact::host());
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("HOSTLER_") {
+            if ["HOSTLER_", "OTEL_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 command.env_remove(name);
             }
         }

@@ -5,7 +5,7 @@
 //!
 //! - [`Host`]: a running host and how to start one.
 //! - [`Client`], [`Reply`]: ordinary requests. [`Wire`]: odd ones, byte by byte.
-//! - [`Remote`]: an instance outside of the host, made by the test.
+//! - [`Remote`]: an instance outside of the host, made by the test. [`Collector`]: what traces are sent to.
 //! - [`Load`]: many clients at once, which miss nothing. [`revision`]: what components are swapped for.
 //! - [`Disk`]: a small one, to be filled.
 //! - [`artifact`]: the binary under test and the guests, built once.
@@ -14,6 +14,7 @@
 //! - [`need`]: tests that need something this machine may not have.
 
 pub mod artifact;
+mod collector;
 mod disk;
 mod host;
 mod http;
@@ -27,6 +28,7 @@ mod usage;
 mod wait;
 mod wire;
 
+pub use crate::collector::{Collector, Span};
 pub use crate::disk::Disk;
 pub use crate::host::{Builder, Host, Run};
 pub use crate::http::{Client, Reply, Request};

@@ -1,4 +1,4 @@
-//! One request from its head to the last byte of its answer, for the metrics and the access log.
+//! One request from its head to the last byte of its answer, for the metrics, the access log and its trace.
 //!
 //! It begins when the head is there and ends, whatever happens, when it is dropped: the answer's body holds it, and lets
 //! go of it with the last byte that it hands to the connection, or when the client has gone. Nothing else is counted, so
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
-use runtime::{Routed, Target, answer_length};
+use ::trace::TraceContext;
+use runtime::{Routed, Target, Worker, answer_length};
 
 use super::Edge;
+use super::trace::Step;
 use crate::metrics::Handler;
 use crate::telemetry::Entry;
 
@@ -34,6 +36,7 @@ pub(super) struct Exchange {
     handler: &'static Handler,
     component: Option<Arc<str>>,
     answer: Option<Answer>,
+    step: Step,
 }
 
 /// What is known of the answer.
@@ -47,11 +50,11 @@ struct Answer {
 }
 
 impl Exchange {
-    pub(super) fn begin<B>(edge: &Arc<Edge>, worker: usize, request: &Request<B>, id: &HeaderValue) -> Self {
-        edge.metrics.came(worker);
+    pub(super) fn begin<B>(edge: &Arc<Edge>, worker: &Worker, request: &Request<B>, id: &HeaderValue) -> Self {
+        edge.metrics.came(worker.id());
         Self {
             edge: edge.clone(),
-            worker,
+            worker: worker.id(),
             begun: Instant::now(),
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
@@ -59,6 +62,7 @@ impl Exchange {
             handler: edge.unrouted,
             component: None,
             answer: None,
+            step: Step::begin(worker.tracer(), request),
         }
     }
 
@@ -69,8 +73,14 @@ impl Exchange {
         target
     }
 
+    /// It goes on with these headers. Returns where it is in its trace.
+    pub(super) fn goes_on(&self, headers: &mut HeaderMap) -> Option<TraceContext> {
+        self.step.go_on(headers)
+    }
+
     /// The host answers it itself.
     pub(super) fn answered_here(&mut self, handler: &'static Handler) {
+        self.step.forget();
         self.handler = handler;
     }
 
@@ -110,11 +120,13 @@ impl Drop for Exchange {
             None => (CLIENT_GONE, 0, false),
         };
         self.handler.record(self.worker, &self.method, status, duration);
+        self.step.end(&self.method, self.handler.name(), self.component.as_deref(), status);
         if let Some(access) = &self.edge.access {
             access.write(&Entry {
                 method: self.method.as_str(),
                 path: self.target.as_ref().map_or("*", PathAndQuery::path),
                 request_id: self.id.as_bytes(),
+                trace: self.step.trace(),
                 component: self.component.as_deref(),
                 instance: self.answer.as_ref().and_then(|answer| Some(answer.instance.as_ref()?.as_bytes())),
                 handler: self.handler.name(),

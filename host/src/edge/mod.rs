@@ -5,7 +5,7 @@
 //! - [`connection`]: one connection on its worker.
 //! - [`request`]: what a request must be to get in, and what is added to it.
 //! - [`body`]: bodies that are too large or stand still.
-//! - [`exchange`]: what metrics and access log are told of a request.
+//! - [`exchange`]: what metrics and access log are told of a request. [`trace`]: its first step in a trace.
 
 mod accept;
 mod body;
@@ -16,6 +16,7 @@ mod io;
 mod patience;
 mod request;
 mod request_id;
+mod trace;
 
 pub(crate) use accept::Listener;
 

@@ -29,7 +29,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
-    let mut exchange = Exchange::begin(edge, worker.id(), &request, &id);
+    let mut exchange = Exchange::begin(edge, worker, &request, &id);
     let mut answer = match edge.metrics_handler {
         Some(handler) if request.uri().path() == METRICS => {
             exchange.answered_here(handler);
@@ -134,7 +134,7 @@ fn admit_head(
         return Err(too_large(edge.limits.body_bytes));
     }
     head.uri = absolute(&head.uri, &head.headers, head.version)?;
-    let hop = Hop { depth: hops(&head.headers).saturating_add(1) };
+    let hop = Hop::new(hops(&head.headers).saturating_add(1), exchange.goes_on(&mut head.headers));
     head.headers.remove(&HOPS);
     runtime::remove_hop_by_hop(&mut head.headers);
     forwarded::set(&mut head.headers, peer, &edge.trusted_proxies);

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use registry::Registry;
 use runtime::{ComponentStats, Runtime};
 use tokio::sync::Semaphore;
+use trace::Tracer;
 
 use crate::swap::Swapper;
 #[cfg(test)]
@@ -68,6 +69,8 @@ pub(crate) struct Sources {
     pub(crate) commits: Arc<Commits>,
     /// How many lines of the log nobody took.
     pub(crate) dropped: Dropped,
+    /// What records traces, if anybody wants them.
+    pub(crate) tracer: Option<Tracer>,
 }
 
 impl Metrics {
@@ -126,6 +129,7 @@ impl Metrics {
             durable: None,
             commits: Arc::default(),
             dropped: Dropped::default(),
+            tracer: None,
         };
         Self::new(1, sources)
     }
@@ -145,7 +149,11 @@ impl Sources {
             self.commits.encode(encoder)?;
         }
         let help = "Lines of the host's log that were dropped because nobody took them in time";
-        encoder.counter("log_lines_dropped", help)?.sample(&[], self.dropped.get())
+        encoder.counter("log_lines_dropped", help)?.sample(&[], self.dropped.get())?;
+        let (exported, dropped) = self.tracer.as_ref().map_or((0, 0), |tracer| (tracer.exported(), tracer.dropped()));
+        encoder.counter("trace_spans_exported", "Spans that the collector has taken")?.sample(&[], exported)?;
+        let help = "Spans that were lost: the queue was full, or the collector didn't take them";
+        encoder.counter("trace_spans_dropped", help)?.sample(&[], dropped)
     }
 
     fn instances(&self, encoder: &mut Encoder<'_>) -> fmt::Result {

@@ -365,7 +365,7 @@ pub(crate) mod testing {
     pub(crate) fn runtime() -> Arc<Runtime> {
         static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
         let runtime = RUNTIME.get_or_init(|| {
-            let config = runtime::Config { workers: 1, cache: None };
+            let config = runtime::Config { workers: 1, cache: None, tracer: None };
             let store = Arc::new(store::MemoryStore::new(store::Limits::default()));
             let registry = Registry::new(registry::Config::default());
             Arc::new(Runtime::start(&config, registry, store).expect("this machine runs the engine"))

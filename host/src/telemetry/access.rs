@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
+use trace::TraceId;
 use tracing_subscriber::fmt::format;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
@@ -34,6 +35,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) path: &'a str,
     /// Its id.
     pub(crate) request_id: &'a [u8],
+    /// The trace it belongs to, if any.
+    pub(crate) trace: Option<TraceId>,
     /// The component it was routed to, if any.
     pub(crate) component: Option<&'a str>,
     /// Who answered, as the answer says.
@@ -83,6 +86,7 @@ impl Entry<'_> {
         line.push_str(r#"","level":"INFO","message":""#);
         self.message(line);
         self.field(line, r#"","request_id":""#, Some(self.request_id));
+        self.field(line, r#"","trace_id":""#, self.trace.map(TraceId::to_digits).as_ref().map(|digits| &digits[..]));
         self.field(line, r#"","component":""#, self.component.map(str::as_bytes));
         self.field(line, r#"","instance":""#, self.instance);
         self.field(line, r#"","handler":""#, Some(self.handler.as_bytes()));
@@ -101,6 +105,7 @@ impl Entry<'_> {
         let (status, seconds, bytes) = (self.status, Seconds(self.duration), self.bytes);
         let _ = write!(line, " status={status} duration={seconds} bytes={bytes}");
         self.field(line, " request_id=", Some(self.request_id));
+        self.field(line, " trace_id=", self.trace.map(TraceId::to_digits).as_ref().map(|digits| &digits[..]));
         self.field(line, " component=", self.component.map(str::as_bytes));
         self.field(line, " instance=", self.instance);
         self.field(line, " handler=", Some(self.handler.as_bytes()));
@@ -170,6 +175,7 @@ fn escape(line: &mut String, text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
+    use trace::TraceContext;
 
     use super::*;
 
@@ -178,6 +184,7 @@ mod tests {
             method: "GET",
             path,
             request_id: b"id-1",
+            trace: TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").map(|at| at.trace),
             component: Some("gateway"),
             instance,
             handler: "data",
@@ -201,8 +208,8 @@ mod tests {
         let time = line.as_object_mut().and_then(|line| line.remove("timestamp")).expect("a time");
         assert!(time.as_str().is_some_and(|time| time.len() == 27 && time.ends_with('Z')), "{time}");
         let expected = serde_json::json!({
-            "level": "INFO", "message": "GET /data", "request_id": "id-1", "component": "gateway",
-            "instance": "storage-1", "handler": "data", "status": 200, "duration": 0.001234, "bytes": 56,
+            "level": "INFO", "message": "GET /data", "request_id": "id-1",
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "component": "gateway", "instance": "storage-1", "handler": "data", "status": 200, "duration": 0.001234, "bytes": 56,
             "target": "access",
         });
         assert_eq!(line, expected);
@@ -210,8 +217,10 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_there() {
-        let line = json(&Entry { component: None, complete: false, ..entry("/", None) });
-        assert_eq!((line.get("component"), line.get("instance")), (None, None));
+        let line = json(&Entry { component: None, trace: None, complete: false, ..entry("/", None) });
+        for name in ["component", "instance", "trace_id"] {
+            assert_eq!(line.get(name), None, "{name}");
+        }
         assert_eq!(line["complete"], false);
     }
 
@@ -233,7 +242,8 @@ mod tests {
         let mut line = String::new();
         entry("/data", Some(b"storage-1")).text(&mut line);
         let (_, rest) = line.split_once(' ').expect("a time, and more");
-        let expected = " INFO access: GET /data status=200 duration=0.001234 bytes=56 request_id=id-1 component=gateway \
+        let expected = " INFO access: GET /data status=200 duration=0.001234 bytes=56 request_id=id-1 \
+                        trace_id=4bf92f3577b34da6a3ce929d0e0e4736 component=gateway \
                         instance=storage-1 handler=data\n";
         assert_eq!(rest, expected);
     }

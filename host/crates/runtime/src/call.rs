@@ -4,8 +4,10 @@
 //! Both sides see the same [`Call`]; it lives as long as the longer of the two.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use http::HeaderValue;
+use trace::TraceContext;
 
 use crate::guest::Guest;
 
@@ -15,8 +17,12 @@ pub(crate) struct Call {
     pub(crate) request_id: Option<HeaderValue>,
     /// How many components the request has passed through to come here.
     pub(crate) depth: u8,
+    /// Its own step of a trace, if it belongs to one: the parent of whatever its guest does for it.
+    pub(crate) trace: Option<TraceContext>,
     /// The guest that took it; unset while it waits in the queue.
     guest: OnceLock<Arc<Guest>>,
+    /// When that was, if its trace is recorded.
+    taken: OnceLock<Instant>,
     failure: OnceLock<Failure>,
 }
 
@@ -52,13 +58,19 @@ impl Failure {
 }
 
 impl Call {
-    pub(crate) fn new(request_id: Option<HeaderValue>, depth: u8) -> Arc<Self> {
-        Arc::new(Self { request_id, depth, guest: OnceLock::new(), failure: OnceLock::new() })
+    pub(crate) fn new(request_id: Option<HeaderValue>, depth: u8, trace: Option<TraceContext>) -> Arc<Self> {
+        let (guest, taken, failure) = Default::default();
+        Arc::new(Self { request_id, depth, trace, guest, taken, failure })
     }
 
     /// The guest that took the call, if one has.
     pub(crate) fn guest(&self) -> Option<&Arc<Guest>> {
         self.guest.get()
+    }
+
+    /// When a guest took it, if one has and its trace is recorded.
+    pub(crate) fn taken(&self) -> Option<Instant> {
+        self.taken.get().copied()
     }
 
     /// Why its guest failed, if it did.
@@ -68,6 +80,9 @@ impl Call {
 
     /// Called by the guest that takes it, once.
     pub(crate) fn taken_by(&self, guest: &Arc<Guest>) {
+        if self.trace.is_some_and(|trace| trace.sampled) {
+            let _ = self.taken.set(Instant::now());
+        }
         let first = self.guest.set(guest.clone());
         debug_assert!(first.is_ok(), "a call leaves the queue once");
     }

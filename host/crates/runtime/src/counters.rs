@@ -39,6 +39,13 @@ const FAULTS: [Fault; 7] = [
 /// The names of [`Shed`]s, in their order.
 const SHEDS: [&str; 3] = ["queue_full", "timeout", "no_room"];
 
+impl Shed {
+    /// The reason as a word, for metrics and traces.
+    pub(crate) fn reason(self) -> &'static str {
+        SHEDS[self as usize]
+    }
+}
+
 impl Fault {
     fn name(self) -> &'static str {
         match self {

@@ -15,11 +15,13 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use problem::{Code, Problem};
 use registry::{Location, Member, Name};
+use trace::TraceContext;
 
 use crate::body::{self, Body, Lent};
 use crate::call::Failure;
 use crate::pool::{CallError, Pool};
 use crate::remote::SendError;
+use crate::steps;
 use crate::worker::{View, Worker};
 
 /// How many components a request may pass through. The next one gets 508.
@@ -57,6 +59,17 @@ impl Target {
 pub struct Hop {
     /// How many components it passes through when it arrives: 1 for the first.
     pub depth: u8,
+    /// The step of a trace that sends it, if it belongs to one.
+    pub trace: Option<TraceContext>,
+    /// How often it was sent before, to others.
+    pub(crate) resends: u8,
+}
+
+impl Hop {
+    /// The place of a request that is sent for the first time.
+    pub fn new(depth: u8, trace: Option<TraceContext>) -> Self {
+        Self { depth, trace, resends: 0 }
+    }
 }
 
 /// Why an attempt has no answer.
@@ -79,7 +92,12 @@ impl Worker {
         }
     }
 
-    async fn try_dispatch(&self, target: &Target, request: Request<Body>, hop: Hop) -> Result<Response<Body>, Problem> {
+    async fn try_dispatch(
+        &self,
+        target: &Target,
+        request: Request<Body>,
+        mut hop: Hop,
+    ) -> Result<Response<Body>, Problem> {
         if hop.depth > MAX_DEPTH {
             return Err(Problem::new(Code::LoopDetected, format!("the request went through {MAX_DEPTH} components")));
         }
@@ -114,6 +132,7 @@ impl Worker {
                 failed.problem.detail
             );
             tried.push(next.name().clone());
+            hop.resends = hop.resends.saturating_add(1);
             failed = match self.attempt(&next, again, hop, now).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
@@ -157,7 +176,7 @@ impl Worker {
     async fn attempt(
         &self,
         chosen: &Chosen,
-        request: Request<Body>,
+        mut request: Request<Body>,
         hop: Hop,
         begun: Instant,
     ) -> Result<Response<Body>, Failed> {
@@ -165,8 +184,8 @@ impl Worker {
             Chosen::Here(pool) => {
                 let deadline = begun + pool.template().limits().request_timeout;
                 let answered = match pool.rehearsal().get() {
-                    None => pool.call(request, hop.depth, deadline).await,
-                    Some(sampler) => sampler.call(pool, request, hop.depth, deadline).await,
+                    None => pool.call(request, hop, deadline).await,
+                    Some(sampler) => sampler.call(pool, request, hop, deadline).await,
                 };
                 if let Err(CallError::Shed(reason, _)) = &answered {
                     pool.template().count_shed(*reason);
@@ -178,8 +197,9 @@ impl Worker {
             Chosen::There(member) => {
                 let Location::Remote(address) = member.location() else { unreachable!("it is elsewhere") };
                 let deadline = begun + REMOTE_TIMEOUT;
-                let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
-                let mut answer = sent.await.map_err(|error| remote_failed(member, error))?;
+                let step = steps::to_remote(self.tracer(), &mut request, hop, member, address);
+                let sent = self.client().send_to(member, address, request, hop, deadline, self.registry()).await;
+                let mut answer = steps::answered(step, sent).map_err(|error| remote_failed(member, error))?;
                 if !answer.headers().contains_key(SERVED_BY)
                     && let Ok(name) = HeaderValue::from_str(member.name().as_str())
                 {

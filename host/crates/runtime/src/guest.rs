@@ -20,6 +20,7 @@ use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::HeaderValue;
 use tokio::time::Sleep;
+use trace::TraceContext;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
@@ -173,6 +174,30 @@ impl Guest {
         ids
     }
 
+    /// The traces of the requests it serves, for the log.
+    pub(crate) fn trace_ids(&self) -> Option<String> {
+        let serving = self.serving();
+        let ids = serving.calls.iter().filter_map(|call| call.trace).map(|context| context.trace.to_string());
+        ids.reduce(|ids, id| ids + " " + &id)
+    }
+
+    /// The step of a trace that what the guest does now belongs to. If it serves several requests, that is not known.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        match &self.serving().calls[..] {
+            [call] => call.trace,
+            _ => None,
+        }
+    }
+
+    /// The step that a request belongs to which the guest sends with this context, or with none. A guest that passes its
+    /// trace on says itself which of its requests it does that for, but not whether it is recorded.
+    pub(crate) fn trace_of(&self, said: Option<TraceContext>) -> Option<TraceContext> {
+        let Some(said) = said else { return self.trace() };
+        let serving = self.serving();
+        let mut traces = serving.calls.iter().filter_map(|call| call.trace);
+        traces.find(|known| known.trace == said.trace).map(|known| TraceContext { sampled: known.sampled, ..said })
+    }
+
     /// How it ends now, if it does whatever its event loop says.
     fn over(&self) -> Option<End> {
         if !self.is_condemned() {
@@ -249,6 +274,7 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<ones
                 component = pool.template().component(),
                 instance = pool.template().instance(),
                 request_id = guest.request_ids(),
+                trace_id = guest.trace_ids(),
                 reason = failure.reason(),
                 "a guest failed: {error:?}"
             );

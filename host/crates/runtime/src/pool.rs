@@ -22,8 +22,10 @@ use tokio::runtime::Handle;
 use crate::body::{Body, End, Ending, Watched, answer_length};
 use crate::call::{Call, Failure};
 use crate::counters::{Census, Fault, Shed};
+use crate::dispatch::Hop;
 use crate::guest::{self, Guest};
 use crate::rehearsal::{Stage, Switch};
+use crate::steps::{self, Steps};
 use crate::template::Template;
 
 /// A request waiting for a guest.
@@ -152,10 +154,10 @@ impl Pool {
     pub(crate) async fn call(
         self: &Arc<Self>,
         request: Request<Body>,
-        depth: u8,
+        hop: Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
-        self.call_on(None, request, depth, deadline).await
+        self.call_on(None, request, hop, deadline).await
     }
 
     /// The same, and all that the guest does until its next request is done on this stage.
@@ -165,17 +167,20 @@ impl Pool {
     pub(crate) async fn call_on(
         self: &Arc<Self>,
         stage: Option<Stage>,
-        request: Request<Body>,
-        depth: u8,
+        mut request: Request<Body>,
+        hop: Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
         let method = request.method().clone();
-        let call = Call::new(guest::request_id(&request), depth);
+        let tracer = self.template.worker.tracer();
+        let call = Call::new(guest::request_id(&request), hop.depth, steps::to_guest(tracer, &mut request, hop));
+        let mut steps = Steps::begin(tracer, &self.template, &call, hop);
         let (reply, answer) = oneshot::channel();
         if let Err(request) = self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
+            steps.fail(Shed::QueueFull.reason());
             return Err(CallError::Shed(Shed::QueueFull, request));
         }
-        let mut caller = Caller { pool: self, call: Some(call) };
+        let mut caller = Caller { pool: self, call: Some(call), steps };
 
         let shed_at = (Instant::now() + self.template.limits().queue_timeout).min(deadline);
         let mut answer = pin!(answer);
@@ -186,6 +191,7 @@ impl Pool {
                 answer = &mut answer => break answer,
                 () = &mut timer => {
                     if let Some(request) = caller.withdraw() {
+                        caller.steps.fail(Shed::Timeout.reason());
                         return Err(CallError::Shed(Shed::Timeout, request));
                     }
                     let now = Instant::now();
@@ -193,6 +199,7 @@ impl Pool {
                         self.count_call();
                         self.count_failure();
                         self.template.count_fault(Fault::Deadline);
+                        caller.steps.fail("deadline");
                         return Err(CallError::Deadline);
                     }
                     timer.as_mut().reset(deadline.into());
@@ -206,10 +213,15 @@ impl Pool {
                 if response.status().is_server_error() {
                     self.count_failure();
                 }
+                caller.steps.answered(response.status());
                 Ok(response.map(|body| Watched::wrap(body, length, caller.into_reader())))
             }
             Ok(Err(error)) => Err(self.count(caller.failed(self, error))),
-            Err(oneshot::Canceled) => Err(self.count(CallError::Failed(caller.failure()))),
+            Err(oneshot::Canceled) => {
+                let failure = caller.failure();
+                caller.steps.fail(failure.reason());
+                Err(self.count(CallError::Failed(failure)))
+            }
         }
     }
 
@@ -440,6 +452,7 @@ struct Caller<'a> {
     pool: &'a Arc<Pool>,
     /// Taken when the call ends in another way.
     call: Option<Arc<Call>>,
+    steps: Steps,
 }
 
 impl Caller<'_> {
@@ -463,6 +476,7 @@ impl Caller<'_> {
         if let Some(NotStarted { request, no_room }) = error.downcast_ref() {
             self.call = None;
             let request = request.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.steps.fail(if *no_room { Shed::NoRoom.reason() } else { Failure::Start.reason() });
             return match request {
                 Some(request) if *no_room => CallError::Shed(Shed::NoRoom, request),
                 Some(request) => CallError::NotStarted(request),
@@ -483,9 +497,11 @@ impl Caller<'_> {
                 guest.finish(&call, pool);
             }
             pool.template.count_fault(Fault::Failed(Failure::Error));
+            self.steps.fail(Failure::Error.reason());
             return CallError::Failed(Failure::Error);
         }
         let failure = self.failure();
+        self.steps.fail(failure.reason());
         if failure == Failure::Error {
             pool.template.count_fault(Fault::Failed(Failure::Error));
             tracing::warn!(
@@ -503,7 +519,7 @@ impl Caller<'_> {
 
     /// Hands the call on to whoever reads the answer's body.
     fn into_reader(mut self) -> Reader {
-        Reader { call: self.call.take(), pool: self.pool.clone() }
+        Reader { call: self.call.take(), pool: self.pool.clone(), steps: std::mem::take(&mut self.steps) }
     }
 }
 
@@ -523,11 +539,16 @@ impl Drop for Caller<'_> {
 struct Reader {
     call: Option<Arc<Call>>,
     pool: Arc<Pool>,
+    /// End with it.
+    steps: Steps,
 }
 
 impl Ending for Reader {
     fn ended(&mut self, end: End) {
         let Some(call) = self.call.take() else { return };
+        if end == End::Failed {
+            self.steps.fail(call.failure().map_or(steps::BROKEN_OFF, Failure::reason));
+        }
         match call.guest() {
             Some(guest) if end == End::Complete => guest.finish(&call, &self.pool),
             Some(guest) => {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use registry::{Name, Namespace, RegisterError, Registry};
 use store::Store;
 use tokio::runtime::Handle;
+use trace::Tracer;
 
 use crate::check::LoadError;
 use crate::compiler::Compiler;
@@ -26,6 +27,8 @@ pub struct Config {
     /// Where compiled components are kept from one start to the next. It must be as trustworthy as the binary itself:
     /// what is found there is executed.
     pub cache: Option<PathBuf>,
+    /// What records traces, if anybody wants them.
+    pub tracer: Option<Tracer>,
 }
 
 /// Why the runtime could not be started.
@@ -77,7 +80,7 @@ impl Runtime {
     /// See [`StartError`].
     pub fn start(config: &Config, registry: Registry, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let compiler = Compiler::new(config.cache.as_deref(), config.workers)?;
-        let commons = Commons::new(registry, store);
+        let commons = Commons::new(registry, store, config.tracer.clone());
         let workers = (0..config.workers).map(|id| Worker::start(id, commons.clone()));
         let workers = workers.collect::<Result<_, _>>().map_err(StartError::Thread)?;
         let (publications, backstage) = Default::default();

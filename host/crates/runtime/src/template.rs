@@ -135,6 +135,7 @@ impl Template {
                 guest: guest.clone(),
                 component: self.shared.component.clone(),
                 instance: self.name.clone(),
+                tracer: self.worker.tracer().cloned(),
             },
             registry: self.worker.registry().clone(),
         };

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use registry::{Member, Registry, Snapshot};
 use store::Store;
 use tokio::runtime::Handle;
+use trace::Tracer;
 
 use crate::counters::{ComponentStats, Counters};
 use crate::remote::Client;
@@ -99,6 +100,7 @@ impl View {
 pub(crate) struct Commons {
     pub(crate) registry: Registry,
     pub(crate) store: Arc<dyn Store>,
+    tracer: Option<Tracer>,
     pub(crate) assembly: ArcSwap<Assembly>,
     roll: Mutex<Roll>,
 }
@@ -113,9 +115,9 @@ struct Roll {
 }
 
 impl Commons {
-    pub(crate) fn new(registry: Registry, store: Arc<dyn Store>) -> Arc<Self> {
+    pub(crate) fn new(registry: Registry, store: Arc<dyn Store>, tracer: Option<Tracer>) -> Arc<Self> {
         let (assembly, roll) = (ArcSwap::default(), Mutex::default());
-        Arc::new(Self { registry, store, assembly, roll })
+        Arc::new(Self { registry, store, tracer, assembly, roll })
     }
 
     /// The counters of the component of that name, always the same.
@@ -200,6 +202,11 @@ impl Worker {
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.0.commons.store
+    }
+
+    /// What records traces, if anybody wants them.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.0.commons.tracer.as_ref()
     }
 
     pub(crate) fn commons(&self) -> &Arc<Commons> {

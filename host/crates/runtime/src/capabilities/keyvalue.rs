@@ -8,11 +8,13 @@ use std::sync::Arc;
 use problem::Code;
 use registry::Name;
 use store::Store;
+use trace::Tracer;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTableError};
 
 use crate::guest::Guest;
 use crate::spec::Buckets;
 use crate::state::GuestState;
+use crate::steps;
 
 /// What is the first draft's own: cursors are numbers.
 mod draft {
@@ -110,7 +112,8 @@ mod draft2 {
             value: Vec<u8>,
         ) -> wasmtime::Result<Result<(), atomics::CasError>> {
             let cas = self.table.delete(cas)?;
-            let swapped = self.key_value.store.swap(&cas.bucket, &cas.key, cas.seen.version, value.into()).await;
+            let swapped = self.key_value.store.swap(&cas.bucket, &cas.key, cas.seen.version, value.into());
+            let swapped = self.key_value.write("swap", swapped).await;
             Ok(match swapped {
                 Ok(Swap::Done) => Ok(()),
                 Ok(Swap::Conflict(seen)) => Err(atomics::CasError::CasFailed(self.table.push(Cas { seen, ..cas })?)),
@@ -155,9 +158,19 @@ pub(crate) struct KeyValue {
     pub(crate) guest: Arc<Guest>,
     pub(crate) component: Arc<str>,
     pub(crate) instance: Name,
+    pub(crate) tracer: Option<Tracer>,
 }
 
 impl KeyValue {
+    /// Waits for a write, as a step of the request that it is for.
+    async fn write<T>(
+        &self,
+        operation: &'static str,
+        write: impl Future<Output = Result<T, store::Error>>,
+    ) -> Result<T, store::Error> {
+        steps::write(self.tracer.as_ref(), &self.guest, operation, write).await
+    }
+
     /// The bucket of this name, if there can be one and the manifest lets the component open it.
     fn admit(&self, name: &str) -> Result<store::Bucket, Error> {
         let bucket = name.parse().map_err(|_| Error::NoSuchStore)?;
@@ -252,7 +265,7 @@ impl GuestState {
 
     async fn add(&mut self, bucket: &Resource<Bucket>, key: &str, delta: i64) -> wasmtime::Result<Result<i64, Error>> {
         let (store, bucket) = self.opened(bucket)?;
-        Ok(store.increment(&bucket, key, delta).await.map_err(Error::from))
+        Ok(self.key_value.write("increment", store.increment(&bucket, key, delta)).await.map_err(Error::from))
     }
 }
 
@@ -307,7 +320,8 @@ macro_rules! implement_draft {
                 value: Vec<u8>,
             ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
-                Ok(store.set(&bucket, &key, value.into()).await.map_err(Into::into))
+                let set = store.set(&bucket, &key, value.into());
+                Ok(self.key_value.write("set", set).await.map_err(Into::into))
             }
 
             async fn delete(
@@ -316,7 +330,8 @@ macro_rules! implement_draft {
                 key: String,
             ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
-                Ok(store.delete(&bucket, &key).await.map(drop).map_err(Into::into))
+                let deleted = self.key_value.write("delete", store.delete(&bucket, &key)).await;
+                Ok(deleted.map(drop).map_err(Into::into))
             }
 
             async fn exists(
@@ -365,7 +380,8 @@ macro_rules! implement_draft {
             ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
                 let pairs = pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
-                Ok(store.set_many(&bucket, pairs).await.map_err(Into::into))
+                let set = store.set_many(&bucket, pairs);
+                Ok(self.key_value.write("set_many", set).await.map_err(Into::into))
             }
 
             async fn delete_many(
@@ -374,7 +390,8 @@ macro_rules! implement_draft {
                 keys: Vec<String>,
             ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
-                Ok(store.delete_many(&bucket, &keys).await.map_err(Into::into))
+                let deleted = store.delete_many(&bucket, &keys);
+                Ok(self.key_value.write("delete_many", deleted).await.map_err(Into::into))
             }
         }
     };

@@ -81,7 +81,7 @@ impl LogStream {
     }
 
     fn emit(&self, line: &mut Vec<u8>) {
-        self.0.emit(line, &self.0.guest.request_ids());
+        self.0.emit(line, &self.0.guest.request_ids(), self.0.guest.trace_ids());
         line.clear();
     }
 }
@@ -96,13 +96,13 @@ impl Stream {
 }
 
 impl Inner {
-    fn emit(&self, line: &[u8], request_id: &str) {
+    fn emit(&self, line: &[u8], request_id: &str, trace_id: Option<String>) {
         let Some(dropped) = self.allowance().take(Instant::now()) else { return };
         self.report(dropped);
         let (component, instance, stream) = (&*self.component, self.instance.as_str(), self.stream.name());
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');
-        tracing::info!(target: "guest", component, instance, request_id, stream, "{text}");
+        tracing::info!(target: "guest", component, instance, request_id, trace_id, stream, "{text}");
     }
 
     fn report(&self, lines: u64) {
@@ -160,7 +160,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let line = std::mem::take(self.line.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !line.is_empty() {
-            self.emit(&line, "");
+            self.emit(&line, "", None);
         }
         let dropped = std::mem::take(&mut self.allowance().dropped);
         self.report(dropped);

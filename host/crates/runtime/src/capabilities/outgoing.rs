@@ -15,6 +15,7 @@ use crate::dispatch::{Hop, Target};
 use crate::guest::Guest;
 use crate::outbound::{OutboundPolicy, allowing_line};
 use crate::rehearsal::Stage;
+use crate::steps;
 use crate::worker::Worker;
 
 /// The domain of this host's namespaces.
@@ -65,7 +66,7 @@ impl WasiHttpHooks for Outgoing {
         FORBIDDEN(name)
     }
 
-    fn send_request(&mut self, request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
+    fn send_request(&mut self, mut request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
         let target = Target::from_uri(request.uri());
         if target.is_none() && !self.policy.allows(request.uri()) {
             tracing::warn!(
@@ -80,7 +81,8 @@ impl WasiHttpHooks for Outgoing {
             return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
         }
         let worker = self.worker.clone();
-        let hop = Hop { depth: self.guest.depth() + 1 };
+        let (trace, step) = steps::out_of_guest(worker.tracer(), &mut request, &self.guest);
+        let hop = Hop::new(self.guest.depth() + 1, trace);
         let send = async move |request| match target {
             Some(target) => Ok(worker.dispatch(&target, request, hop).await),
             None => worker.client().send_outside(request, hop, &options.unwrap_or_default()).await,
@@ -88,11 +90,11 @@ impl WasiHttpHooks for Outgoing {
         let stage = self.stage.clone();
         Box::new(async move {
             let answer = match stage {
-                None => send(request).await?,
-                Some(Stage::Live(tape)) => tape.record(request, send).await?,
-                Some(Stage::Rehearsed(replay)) => replay.answer(request).await?,
+                None => send(request).await,
+                Some(Stage::Live(tape)) => tape.record(request, send).await,
+                Some(Stage::Rehearsed(replay)) => replay.answer(request).await,
             };
-            Ok((answer, nothing_left_to_send()))
+            Ok((steps::answered(step, answer)?, nothing_left_to_send()))
         })
     }
 }

@@ -20,6 +20,7 @@ use super::stage::Stage;
 use super::tap::{self, MAX_BODY, Tap, Tapped};
 use super::tape::{Replay, Tape};
 use crate::body::{self, Body, End, Ending, Watched, answer_length, content_length};
+use crate::dispatch::Hop;
 use crate::pool::{CallError, Pool};
 
 /// Where a pool finds its sampler. Costs a request one load of a flag while there is none.
@@ -63,29 +64,35 @@ impl Sampler {
         &self,
         pool: &Arc<Pool>,
         request: Request<Body>,
-        depth: u8,
+        hop: Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
         let Some(place) = Place::take(&self.rehearsal, self.worker) else {
-            return pool.call(request, depth, deadline).await;
+            return pool.call(request, hop, deadline).await;
         };
         if content_length(request.headers()).is_some_and(|length| length > MAX_BODY as u64) {
             place.skip(Skip::RequestTooLarge);
-            return pool.call(request, depth, deadline).await;
+            return pool.call(request, hop, deadline).await;
         }
         let (head, body) = request.into_parts();
         let (tap, body) = Tap::attach(body, content_length(&head.headers));
         let tape = Arc::new(Tape::new(self.rehearsal.store.clone()));
-        let sample =
-            Sample { place, pool: self.rehearsed.clone(), head: head.clone(), body: tap, depth, tape: tape.clone() };
+        let sample = Sample {
+            place,
+            pool: self.rehearsed.clone(),
+            head: head.clone(),
+            body: tap,
+            depth: hop.depth,
+            tape: tape.clone(),
+        };
         let begun = Instant::now();
-        let served = self.live.call_on(Some(Stage::Live(tape)), Request::from_parts(head, body), depth, deadline).await;
+        let served = self.live.call_on(Some(Stage::Live(tape)), Request::from_parts(head, body), hop, deadline).await;
         let took = begun.elapsed();
         match served {
             Ok(answer) => Ok(sample.watch(answer, took)),
             Err(CallError::Shed(_, request) | CallError::NotStarted(request)) => {
                 sample.place.skip(Skip::NoGuest);
-                pool.call(*request, depth, deadline).await
+                pool.call(*request, hop, deadline).await
             }
             Err(error) => {
                 sample.rehearse(Run { outcome: Err(reason(&error)), took });
@@ -184,7 +191,9 @@ impl Sample {
         let request = Request::from_parts(head, body::full(body));
         let begun = Instant::now();
         let deadline = begun + pool.template().limits().request_timeout;
-        let served = pool.call_on(Some(Stage::Rehearsed(replay.clone())), request, depth, deadline).await;
+        // No part of the live request's trace: that one has its answer.
+        let hop = Hop::new(depth, None);
+        let served = pool.call_on(Some(Stage::Rehearsed(replay.clone())), request, hop, deadline).await;
         let took = begun.elapsed();
         let outcome = match served {
             Ok(answer) => {
