@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures hot swaps on this machine: what requests notice of them, and how long they take.
 
-Usage: tests/bench/swap.py [--swaps N] [--rate N] [--only WORD]
+Usage: tests/bench/swap.py [--swaps N] [--rate N] [--rehearse N] [--only WORD]
 
 Needs the release builds that `just bench-swap` makes: target/release/host (or HOST_BIN), target/release/bench-latency, and
 the stamped guests of the tests. Latencies are those of `POST`s at a fixed rate, each counted from when it was due. Everything
@@ -287,15 +287,64 @@ def large(directory, args):
           f"{failed(samples)} failed", flush=True)
 
 
+def rehearse(directory, args):
+    """p99 while live requests are rehearsed over p99 in the seconds before, at a quarter of what the host can do."""
+    phases, compared = {"before": [], "rehearsing": [], "after": []}, []
+    with Host(directory, ASSEMBLY % {"spare": GUESTS / "stamped.wasm"}, "/data") as host:
+        rate = most(directory, host, SET) // 4
+        for number in range(5):
+            latency = Latency(host, rate, 30 + args.rehearse // 10, SET)
+            before = time.time()
+            time.sleep(5)
+            document, begun, end = rehearsed(host, "storage", stamped("stamped_storage", 4000 + number), args.rehearse)
+            samples = latency.samples()
+            if samples[-1][0] < end + 6:
+                sys.exit(f"the rehearsal took {end - begun:.0f} s, longer than there were requests")
+            if failed(samples):
+                sys.exit(f"{failed(samples)} of {len(samples)} requests failed")
+            # Not from when the bytes arrived: they are compiled first.
+            rehearsal = end - document["rehearsal"]["took_ms"] / 1000
+            for phase, begin, until in (("before", before, begun), ("rehearsing", rehearsal, end),
+                                        ("after", end + 1, end + 6)):
+                phases[phase].append(p99(within(samples, begin, until)))
+            compared.append(document["rehearsal"])
+    ratios = [rehearsing / steady for rehearsing, steady in zip(phases["rehearsing"], phases["before"])]
+    counts = ", ".join(f"{report['compared']} in {report['took_ms'] / 1000:.1f} s" for report in compared)
+    print(f"rehearsals at {rate} requests a second, a quarter of the most: compared {counts}")
+    for phase, values in phases.items():
+        print(f"  p99 {phase}: {median_of(values, digits=2)} ms")
+    print(f"  rehearsing over before: {median_of(ratios, 1, 2)}, goal 1.2", flush=True)
+
+
+def most(directory, server, target):
+    """How many requests a second it answers at most."""
+    path, body = target
+    script = directory / "most.lua"
+    script.write_text(f"wrk.method, wrk.path, wrk.body = 'POST', '{path}', '{body}'\n"
+                      "wrk.headers['content-type'] = 'application/json'\n")
+    rate, failures = load(server, 5, script=script)
+    if failures:
+        sys.exit(f"{failures} requests failed")
+    return int(rate)
+
+
+def rehearsed(host, component, code, requests):
+    """Swaps with a rehearsal. Returns the answer, and when that began and when it was acknowledged."""
+    begun = time.time()
+    document = host.ask("PUT", f"/components/{component}?rehearse={requests}", code)
+    return document, begun, time.time()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=12)
     parser.add_argument("--rate", type=int, default=2000)
+    parser.add_argument("--rehearse", type=int, default=200, help="how many requests are rehearsed at a time")
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     print(f"{os.cpu_count()} cores, Linux {platform.release()}, {CONNECTIONS} connections")
     with tempfile.TemporaryDirectory() as name:
-        for measure in (around, duration, rollback, large):
+        for measure in (around, duration, rollback, large, rehearse):
             if args.only in measure.__name__:
                 measure(Path(name), args)
 

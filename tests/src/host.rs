@@ -197,6 +197,13 @@ impl Run {
         }
         self
     }
+
+    /// The same, if it didn't end by itself: a signal ended it.
+    #[track_caller]
+    pub fn expect_killed(self) -> Self {
+        assert_eq!(self.code, None, "{self:#?}");
+        self
+    }
 }
 
 impl Host {

@@ -178,6 +178,29 @@ fn requests_that_are_shed_are_counted() {
     assert_eq!(metrics.sum("http_requests_total", &[("status", "503")]), 3.0);
 }
 
+/// Who comes when as many are waiting as may doesn't wait.
+#[test]
+fn requests_that_find_the_queue_full_are_counted() {
+    let lines = "max-guests = 1\nqueue = 1\nqueue-timeout = \"30s\"\nmax-instance-concurrent-reuse-count = 1\n";
+    let host = Host::with_only("misbehaving-p3", lines).start();
+    let sum = |name: &str, labels: &[(&str, &str)]| host.metrics().sum(name, labels);
+    eventually_true("an idle guest", || sum("guests", &[("component", "guest"), ("state", "idle")]) == 1.0);
+    let mut busy = host.wire();
+    busy.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
+    busy.head().expect("its answer begins");
+    let mut waiting = host.wire();
+    waiting.send("GET /ok HTTP/1.1\r\nhost: a\r\n\r\n");
+    eventually_true("a request that waits", || sum("requests_waiting", &[("component", "guest")]) == 1.0);
+    for shed in 1..=3 {
+        host.get("/ok").problem(503, "overloaded");
+        assert_eq!(sum("requests_shed_total", &[("reason", "queue_full")]), f64::from(shed));
+    }
+    // The one that waits has lost nothing.
+    busy.reset();
+    waiting.reply().expect("an answer").expect(200);
+    assert_eq!((sum("requests_waiting", &[]), sum("requests_shed_total", &[])), (0.0, 3.0));
+}
+
 #[test]
 fn retries_and_instances_are_counted() {
     let host = Host::start();

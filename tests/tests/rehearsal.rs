@@ -186,6 +186,16 @@ fn what_fails_only_on_the_new_revision_is_not_safe() {
 }
 
 #[test]
+fn what_is_much_slower_is_not_safe() {
+    let host = assembly("").start();
+    let before = host.component("guest");
+    let (swapped, answers) = swap_under_load(&host, "?rehearse=20", unwell("understudy", "slow", 1), count);
+    let detail = expect_refused(&host, &swapped, &before, "half of the 20 rehearsed requests took more than 2");
+    assert!(detail.contains("rehearsed 20 of 20 requests: 20 identical, 0 worse"), "{detail}");
+    expect_counted(&answers);
+}
+
+#[test]
 fn guests_that_serve_many_at_once_are_rehearsed_too() {
     let host = Host::with_stamped("instances = [\"one\", \"two\"]\nrehearse = 20\npromote = \"identical\"").start();
     let before = host.component("guest");

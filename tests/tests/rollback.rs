@@ -71,10 +71,32 @@ fn a_revision_that_only_passes_its_health_check_is_taken_back() {
     let load = Load::on_guest(&host, 4, Duration::from_millis(2));
     load.wait_for_answers(100);
     host.swap("guest", errs.clone()).expect(200);
-    wait_for_rollback(&host, &digest(&errs));
+    let bad = wait_for_rollback(&host, &digest(&errs));
     load.wait_for_answers(100);
     only_failures_of(&load.stop(), 1);
     assert_eq!(answering(&host), 0);
+    expect_marks(&host, &bad);
+}
+
+/// A rollback from this revision to number 0 has left its mark in metrics, log and listings.
+#[track_caller]
+fn expect_marks(host: &Host, bad: &Value) {
+    let swaps = host.metrics().by("swaps_total", &["component", "result"]);
+    let happened: Vec<_> = swaps.into_iter().filter(|(_, count)| *count > 0.0).collect();
+    let once = |result: &str| (vec!["guest".to_owned(), result.to_owned()], 1.0);
+    assert_eq!(happened, [once("published"), once("rolled_back_automatically")]);
+
+    let event = host.log().wait_for("a revision was rolled back: ");
+    assert_eq!((&event["level"], &event["component"]), (&json!("ERROR"), &json!("guest")), "{event}");
+    assert_eq!((&event["digest"], &event["to"]), (&bad["digest"], &json!(number(0))), "{event}");
+    let outcome = bad["outcome"].as_str().expect("it is told how it ended");
+    assert!(event["message"].as_str().is_some_and(|message| message.ends_with(outcome)), "{event}, {outcome}");
+
+    let component = host.component("guest");
+    assert_eq!((&component["digest"], &component["watching"]), (&json!(number(0)), &json!(false)), "{component}");
+    let listed = host.revisions("guest");
+    let states: Vec<_> = listed.iter().map(|revision| (&revision["digest"], &revision["published_by"])).collect();
+    assert_eq!(states, [(&json!(number(0)), &json!("automatic-rollback")), (&bad["digest"], &json!("swap"))]);
 }
 
 /// It is an event like any other: the latest one wins at the next start, too.

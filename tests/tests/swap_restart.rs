@@ -1,12 +1,13 @@
 //! What was swapped, after the process has ended: one whole revision serves, and the latest event decides which.
 //!
-//! `KILL_ROUNDS` sets how often a host is killed in the middle of a swap, 16 if it is not set.
+//! `KILL_ROUNDS` sets how often a host is killed at some time in the middle of a swap, 16 if it is not set.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::revision::{digest, stamped};
-use e2e::{Client, Host, eventually, rounds};
+use e2e::revision::{digest, numbered, stamped, unwell};
+use e2e::{Client, Executioner, Host, eventually, eventually_true, need, rounds};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,19 +52,39 @@ impl Home {
 
     fn start_with(&self, lines: &str) -> Host {
         let source = self.source();
-        let manifest = format!("[components.guest]\nsource = \"{}\"\nroute = \"/\"\n{lines}\n", source.display());
+        let manifest = format!(
+            "[components.guest]\nsource = \"{}\"\nroute = \"/\"\ninstances = [\"one\", \"two\"]\n{lines}\n",
+            source.display()
+        );
         Host::builder().manifest(&manifest).data(&self.directory.path().join("data")).start()
+    }
+
+    /// What is listed is what is recorded, each revision with its bytes, and there is nothing else in the folder.
+    #[track_caller]
+    fn expect_in_order(&self, host: &Host) {
+        let of = |list: &[Value]| -> Vec<_> { list.iter().map(|revision| revision["digest"].clone()).collect() };
+        let state = self.state();
+        let recorded = of(state["publications"].as_array().expect("a list"));
+        assert_eq!(of(&host.revisions("guest")), recorded);
+        assert_eq!(state["active"], host.component("guest")["digest"]);
+        let bytes = recorded.iter().map(|digest| format!("{}.wasm", digest.as_str().expect("a text")));
+        let expected: BTreeSet<_> = bytes.chain(["state.json".to_owned()]).collect();
+        let files = std::fs::read_dir(self.revisions()).expect("it is there");
+        let name = |file: std::io::Result<std::fs::DirEntry>| file.expect("readable").file_name().into_string();
+        let files: BTreeSet<_> = files.map(|file| name(file).expect("names are ASCII")).collect();
+        assert_eq!(files, expected);
     }
 }
 
-/// The number of the revision that serves: the one that is named, everywhere.
+/// The number of the revision that serves: the one that is named, on each instance.
 #[track_caller]
 fn serving(host: &Host) -> u32 {
-    let numbers = (0..8).map(|_| Client::new(host.url()).get("/").expect(200).header("x-revision").to_owned());
-    let mut numbers: Vec<_> = numbers.collect();
-    numbers.dedup();
+    let replies: Vec<_> = (0..8).map(|_| Client::new(host.url()).get("/").expect(200)).collect();
+    let all = |header| replies.iter().map(|reply| reply.header(header)).collect::<BTreeSet<_>>();
+    assert_eq!(all("x-served-by"), ["one", "two"].into());
+    let numbers = all("x-revision");
     assert_eq!(numbers.len(), 1, "one revision serves: {numbers:?}");
-    let number = numbers[0].parse().expect("the guest is stamped");
+    let number = numbers.first().expect("there is one").parse().expect("the guest is stamped");
     assert_eq!(host.component("guest")["digest"], digest(&stamped("stamped", number)));
     number
 }
@@ -190,8 +211,91 @@ fn a_damaged_revision_is_not_run() {
     }
 }
 
-/// `kill -9` at every step of a swap. Every other one comes about when the last ones were just done, or just not; those
-/// between them at any time before.
+/// Sends a swap that may not come to its end. Whether it was acknowledged.
+fn try_to_swap(host: &Host, bytes: Vec<u8>) -> bool {
+    let swap = host.internal().request("PUT", "/components/guest").body(bytes);
+    swap.try_send().is_ok_and(|reply| reply.expect(200).status == 200)
+}
+
+/// `kill -9` at every step of a swap that leaves its mark on the disk: before each call that opens, writes, syncs, renames or
+/// deletes a file of the component. The test ends with the call that there is not.
+#[test]
+fn killed_at_any_call_it_serves_the_old_or_the_new() {
+    let home = Home::new();
+    let (mut host, mut current) = (home.start(), 0);
+    // So that every swap from now on has something to delete.
+    while current < 5 {
+        current += 1;
+        host.swap("guest", stamped("stamped", current)).expect(200);
+    }
+    for call in ["openat", "write", "fsync", "?rename,?renameat,?renameat2", "?unlink,unlinkat"] {
+        let (mut before, mut after) = (0, 0);
+        for nth in 1.. {
+            let new = stamped("stamped", current + 1);
+            let file = |name: String| [home.revisions().join(format!("{name}.tmp")), home.revisions().join(name)];
+            let kept =
+                host.revisions("guest").into_iter().map(|kept| kept["digest"].as_str().expect("a text").to_owned());
+            let names =
+                kept.chain([digest(&new)]).map(|digest| format!("{digest}.wasm")).chain(["state.json".to_owned()]);
+            let paths = names.flat_map(file).chain([home.revisions()]);
+            let executioner =
+                need!(Executioner::at(host.pid(), call, nth, paths), "strace, and the right to trace other processes");
+            let acknowledged = try_to_swap(&host, new);
+            if acknowledged && host.internal().request("GET", "/health").try_send().is_ok() {
+                assert!(nth > 1, "a swap makes no call {call}");
+                current += 1;
+                break;
+            }
+            drop(executioner);
+            host.wait().expect_killed();
+
+            host = home.start();
+            let now = serving(&host);
+            assert!(now == current + 1 || (now == current && !acknowledged), "{call} {nth}: {now} after {current}");
+            home.expect_in_order(&host);
+            if now == current {
+                before += 1
+            } else {
+                after += 1
+            }
+            current += 2;
+            host.swap("guest", stamped("stamped", current)).expect(200);
+            assert_eq!(serving(&host), current);
+            home.expect_in_order(&host);
+        }
+        eprintln!("killed at each call {call}: the old one serves after {before} of them, the new one after {after}");
+    }
+}
+
+/// Nothing is on the disk while it is compiled and tried.
+#[test]
+fn killed_before_it_is_ready_it_serves_the_old() {
+    let home = Home::new();
+    let check = "health-check = { path = \"/healthz\", interval = \"1h\", timeout = \"10m\" }";
+    for (number, kind, begun) in [(1, "", "it is compiled"), (2, "spins", "it is tried")] {
+        let host = home.start_with(check);
+        let busy = || host.metrics().sum("guests", &[("component", "guest"), ("state", "busy")]) > 0.0;
+        eventually_true("idle guests", || !busy());
+        let new = numbered(unwell("stamped", kind, number), std::process::id());
+        std::thread::scope(|scope| {
+            let swap = scope.spawn(|| try_to_swap(&host, new));
+            match kind {
+                "" => drop(host.log().wait_for("a swap begins")),
+                _ => eventually_true(begun, busy),
+            }
+            host.signal(Signal::KILL);
+            assert!(!swap.join().expect("it has an answer or none"), "{begun}");
+        });
+        host.wait().expect_killed();
+        let host = home.start();
+        assert_eq!(serving(&host), 0, "{begun}");
+        home.expect_in_order(&host);
+        host.stop().expect(0, &[]);
+    }
+}
+
+/// At any other time. Every other one comes about when the last ones were just done, or just not; those between them at any
+/// time before.
 #[test]
 fn whenever_it_is_killed_one_whole_revision_serves() {
     let home = Home::new();
@@ -202,9 +306,8 @@ fn whenever_it_is_killed_one_whole_revision_serves() {
         let next = 100 + round;
         let host = home.start();
         assert_eq!(serving(&host), current);
-        let swap = host.internal().request("PUT", "/components/guest").body(stamped("stamped", next));
         let acknowledged = std::thread::scope(|scope| {
-            let swap = scope.spawn(|| swap.try_send().is_ok_and(|reply| reply.status == 200));
+            let swap = scope.spawn(|| try_to_swap(&host, stamped("stamped", next)));
             std::thread::sleep(if round % 2 == 0 { just } else { just * (round * 37 % 100) / 100 });
             host.signal(Signal::KILL);
             swap.join().expect("it has an answer or none")
@@ -220,12 +323,7 @@ fn whenever_it_is_killed_one_whole_revision_serves() {
             before += 1;
             just = if round % 2 == 0 { just * 3 / 2 } else { just };
         }
-        let files = std::fs::read_dir(home.revisions()).expect("it is there");
-        for file in files.map(|file| file.expect("readable").file_name()) {
-            let name = file.to_str().expect("names are ASCII").to_owned();
-            let expected = name == "state.json" || name.len() == "0".repeat(64).len() + ".wasm".len();
-            assert!(expected, "no temporary file is left: {name}");
-        }
+        home.expect_in_order(&host);
         host.stop().expect(0, &[]);
         current = now;
     }

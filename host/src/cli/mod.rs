@@ -198,8 +198,8 @@ pub(crate) struct SwapArgs {
     #[arg(long, value_name = "N")]
     rehearse: Option<u32>,
 
-    /// When to go through with it after the rehearsal: never, identical (every answer was the same), safe (none got
-    /// worse) or always [manifest: components.NAME.promote] [default: safe]
+    /// When to go through with it after the rehearsal: never, identical (every answer was the same), safe (nothing
+    /// got worse) or always [manifest: components.NAME.promote] [default: safe]
     #[arg(long, value_name = "WHEN", value_parser = ["never", "identical", "safe", "always"], hide_possible_values = true)]
     promote: Option<String>,
 

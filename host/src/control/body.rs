@@ -30,7 +30,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The namespace of a request that names none.
 const DEFAULT_NAMESPACE: &str = "storage";
 
-/// The fields of a JSON object. Unknown ones are passed over.
+/// The fields of a JSON object. Unknown ones are passed over, unless [`Fields::expect_only`] is asked.
 pub(super) struct Fields(Map<String, Value>);
 
 impl<S: Sync> FromRequest<S> for Fields {
@@ -190,6 +190,14 @@ impl Fields {
                 .and_then(|port| u16::try_from(port).ok())
                 .filter(|port| *port != 0)
                 .ok_or_else(|| invalid("the field \"port\" must be a number from 1 to 65535".to_owned())),
+        }
+    }
+
+    /// Refuses fields other than `name`.
+    pub(super) fn expect_only(&self, name: &str) -> Result<(), Problem> {
+        match self.0.keys().find(|field| *field != name) {
+            None => Ok(()),
+            Some(field) => Err(invalid(format!("the field {field:?} is not known; the only one is \"{name}\""))),
         }
     }
 

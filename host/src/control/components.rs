@@ -105,7 +105,7 @@ pub(super) async fn swap(
         let options = SwapOptions { by: PublishedBy::Swap, rehearse, promote };
         ready(&control)?;
         // Says so before the component is sent.
-        swapper.revisions(&name)?;
+        swapper.check_name(&name)?;
         if announced > LARGEST_COMPONENT as u64 {
             return Err(too_large(announced).into());
         }
@@ -142,14 +142,21 @@ impl AsRef<[u8]> for InRoom {
     }
 }
 
-/// `POST /components/{name}/rollback`, empty or `{"to":DIGEST}`: as a swap.
+/// `POST /components/{name}/rollback`, empty or `{"to":DIGEST}` and nothing else: as a swap.
 pub(super) async fn rollback(
     State(control): State<Arc<Control>>,
     name: Result<Path<String>, PathRejection>,
     fields: Option<Fields>,
 ) -> Answer<Swapped> {
     let name = named(name)?;
-    let to = fields.map(|fields| fields.string("to").map(|to| to.map(str::to_owned))).transpose()?.flatten();
+    let to = match fields {
+        None => None,
+        Some(fields) => {
+            // Whoever misspells it must not be given another revision.
+            fields.expect_only("to")?;
+            fields.string("to")?.map(str::to_owned)
+        }
+    };
     ready(&control)?;
     Ok(Json(control.components.swapper.rollback(&name, to.as_deref()).await?))
 }

@@ -97,6 +97,14 @@ impl Swapper {
         counts.map(|(component, ending, count)| (component.clone(), ending, count)).collect()
     }
 
+    /// Whether there is such a component.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), SwapError> {
+        self.slot(name).map(|_| ())
+    }
+
     /// The revisions of a component that can be gone back to, newest publication first, and those that still have
     /// requests.
     ///
@@ -200,23 +208,23 @@ impl Swapper {
         let by = PublishedBy::Rollback;
         if active_already {
             self.record_again(slot, by).await?;
-            return Ok(Swapped { changed: false, ..swapped(slot, target.digest, Some(active), begun) });
+            return Ok(Swapped { changed: false, ..swapped(slot, target.digest(), Some(active), begun) });
         }
-        let item = |revision| Item { slot: slot.clone(), revision, size: target.size, code: None };
+        let item = |revision| Item { slot: slot.clone(), revision, size: target.publication.size, code: None };
         {
             // From here until it is active, nobody may let go of the warm one.
             let publishing = self.0.publishing.lock().await;
             let warm = slot.state().warm.clone().filter(|warm| target.is_revision(warm));
             if let Some(warm) = warm {
                 self.publish_locked(&publishing, &[item(warm)], &[], by).await?;
-                return Ok(swapped(slot, target.digest, Some(active), begun));
+                return Ok(swapped(slot, target.digest(), Some(active), begun));
             }
         }
-        let code = self.kept_code(slot, target.digest).await?;
+        let code = self.kept_code(slot, target.digest()).await?;
         let prepared = self.prepare(target.spec.clone(), code).await;
         let revision = prepared.map_err(|reason| rejected(slot, by, reason))?;
         self.publish(vec![item(revision)], &[], by).await?;
-        Ok(swapped(slot, target.digest, Some(active), begun))
+        Ok(swapped(slot, target.digest(), Some(active), begun))
     }
 
     /// A revision that can be published: prepared, and rehearsed if that is wanted.
@@ -279,7 +287,7 @@ impl Swapper {
     /// The bytes of a revision that is kept.
     async fn kept_code(&self, slot: &Arc<Slot>, digest: Digest) -> Result<Code, SwapError> {
         let slot = slot.clone();
-        blocking(move || slot.history().read(&digest.to_string())).await
+        blocking(move || slot.history().read(digest)).await
     }
 
     fn slot(&self, name: &str) -> Result<Arc<Slot>, SwapError> {
@@ -317,7 +325,7 @@ async fn see_refused(slot: &Arc<Slot>, digest: Digest) {
     let seen = blocking(move || {
         let source = component.state().source.clone();
         let now = SourceIdentity::of_now(&source);
-        if now.digest() == Some(&digest.to_string()) {
+        if now.digest() == Some(digest) {
             component.history().see(now.clone())?;
             component.state().identity = now;
         }

@@ -5,16 +5,16 @@
 //! one for each revision that drains, which ends at the drain timeout.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use runtime::{Change, Digest, Revision};
+use runtime::{Change, Revision};
 use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
 use super::counts::Ending;
 use super::history::{Before, Publication, SourceIdentity};
 use super::probation::{Probation, Verdict, failure_rate};
-use super::slot::{Slot, State, past_of};
+use super::slot::{Past, Slot, State};
 use super::{Item, PublishedBy, SwapError, Swapper, blocking};
 
 /// How often a revision on probation is looked at.
@@ -148,7 +148,7 @@ impl Swapper {
         });
         let mut state = slot.state();
         let failed_before = failure_rate(state.active.recent.until(state.active.revision.outcomes()));
-        let past = past_of(revision, *size, by);
+        let past = Past::now(revision, *size, by);
         let Some(before) = state.publish(revision.clone(), past) else { return };
         // The one before the one before has been waiting in vain.
         let older = state.warm.take();
@@ -255,7 +255,7 @@ impl Swapper {
 /// Writes down that a revision is active from now on, after its bytes. `ended` is what there is to tell of the one before.
 async fn record(item: &Item, by: PublishedBy, ended: Option<String>) -> Result<Before, SwapError> {
     let (slot, code) = (item.slot.clone(), item.code.clone());
-    let publication = publication(item.revision.digest(), item.size, by);
+    let publication = Publication::new(item.revision.digest(), item.size, by);
     blocking(move || {
         let (source, known) = {
             let state = slot.state();
@@ -266,7 +266,7 @@ async fn record(item: &Item, by: PublishedBy, ended: Option<String>) -> Result<B
             PublishedBy::Manifest | PublishedBy::Start => known,
             PublishedBy::File => {
                 let now = SourceIdentity::of_now(&source);
-                if now.digest() == Some(&publication.digest) { now } else { known }
+                if now.digest() == Some(publication.digest) { now } else { known }
             }
             PublishedBy::Swap | PublishedBy::Rollback | PublishedBy::AutomaticRollback => {
                 SourceIdentity::of_now(&source)
@@ -298,10 +298,4 @@ async fn undo(records: Vec<(&Item, Before)>) {
             tracing::error!(component, "the record on disk names a revision that isn't served: {error}");
         }
     }
-}
-
-pub(super) fn publication(digest: Digest, size: u64, by: PublishedBy) -> Publication {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-    Publication { digest: digest.to_string(), by, at_ms, size, outcome: None }
 }

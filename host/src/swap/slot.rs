@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use runtime::{Code, ComponentSpec, Digest, Revision};
 use tokio::sync::{Mutex as Turn, Semaphore};
 
 use super::counts::Counts;
-use super::history::{History, KEPT, SourceIdentity};
+use super::history::{History, KEPT, Publication, SourceIdentity};
 use super::probation::Recent;
 use super::{ComponentInfo, PublishedBy, RevisionInfo, RevisionState};
 use crate::manifest::{Source, SwapPolicy};
@@ -60,44 +60,53 @@ pub(super) struct Active {
 /// A revision that was active.
 #[derive(Clone)]
 pub(super) struct Past {
-    pub(super) digest: Digest,
+    /// When and by what it became active.
+    pub(super) publication: Publication,
     pub(super) spec: ComponentSpec,
-    pub(super) size: u64,
-    pub(super) by: PublishedBy,
-    pub(super) at: SystemTime,
-    /// How its time ended, if there is something to tell.
-    pub(super) outcome: Option<String>,
 }
 
 struct Draining {
     revision: Weak<Revision>,
-    past: Past,
+    /// None if it never was active.
+    past: Option<Past>,
+}
+
+impl Draining {
+    fn goes_on(&self) -> bool {
+        self.revision.strong_count() > 0
+    }
 }
 
 impl Past {
-    fn is(&self, digest: Digest, spec: &ComponentSpec) -> bool {
-        self.digest == digest && self.spec == *spec
+    /// What is known of a revision that is published now.
+    pub(super) fn now(revision: &Revision, size: u64, by: PublishedBy) -> Self {
+        Self { publication: Publication::new(revision.digest(), size, by), spec: revision.spec().clone() }
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.publication.digest
+    }
+
+    /// Whether that was the same revision.
+    fn is(&self, other: &Past) -> bool {
+        self.digest() == other.digest() && self.spec == other.spec
     }
 
     pub(super) fn is_revision(&self, revision: &Revision) -> bool {
-        self.is(revision.digest(), revision.spec())
+        self.digest() == revision.digest() && self.spec == *revision.spec()
     }
 
     fn info(&self, state: RevisionState) -> RevisionInfo {
+        let Publication { digest, by, at_ms: _, size, outcome } = &self.publication;
         RevisionInfo {
-            digest: self.digest.to_string(),
+            digest: digest.to_string(),
             configuration: configuration(&self.spec),
             state,
-            size: self.size,
-            published_by: self.by,
-            published_ms_ago: self.age(),
-            outcome: self.outcome.clone(),
+            size: *size,
+            published_by: *by,
+            published_ms_ago: self.publication.age_ms(),
+            outcome: outcome.clone(),
         }
-    }
-
-    /// Milliseconds since it became active; 0 if the clock was set back.
-    fn age(&self) -> u64 {
-        u64::try_from(self.at.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -143,7 +152,7 @@ impl Slot {
 impl State {
     /// Makes a revision the active one. Returns the one that was; none if it is the first of its component.
     pub(super) fn publish(&mut self, revision: Arc<Revision>, past: Past) -> Option<Arc<Revision>> {
-        self.past.retain(|earlier| !earlier.is(past.digest, &past.spec));
+        self.past.retain(|earlier| !earlier.is(&past));
         self.past.push_front(past);
         self.past.truncate(KEPT);
         let recent = Recent::new(self.policy.watch_for, Instant::now(), revision.outcomes());
@@ -154,39 +163,31 @@ impl State {
 
     /// By what the active revision became active.
     pub(super) fn by(&self) -> PublishedBy {
-        self.past.front().map_or(PublishedBy::Start, |past| past.by)
+        self.past.front().map_or(PublishedBy::Start, |past| past.publication.by)
     }
 
     /// How many bytes a revision has, if that is remembered.
     pub(super) fn size_of(&self, revision: &Revision) -> u64 {
-        self.past.iter().find(|past| past.is_revision(revision)).map_or(0, |past| past.size)
+        self.past.iter().find(|past| past.is_revision(revision)).map_or(0, |past| past.publication.size)
     }
 
     /// Remembers why a revision was replaced.
     pub(super) fn set_outcome(&mut self, revision: &Revision, outcome: &str) {
         if let Some(past) = self.past.iter_mut().find(|past| past.is_revision(revision)) {
-            past.outcome = Some(outcome.to_owned());
+            past.publication.outcome = Some(outcome.to_owned());
         }
     }
 
     /// Lists a revision as being retired.
     pub(super) fn drains(&mut self, revision: &Arc<Revision>) {
         let past = self.past.iter().find(|past| past.is_revision(revision)).cloned();
-        let past = past.unwrap_or_else(|| Past {
-            digest: revision.digest(),
-            spec: revision.spec().clone(),
-            size: 0,
-            by: PublishedBy::Start,
-            at: SystemTime::now(),
-            outcome: None,
-        });
-        self.draining.retain(|draining| draining.revision.strong_count() > 0);
+        self.draining.retain(Draining::goes_on);
         self.draining.push(Draining { revision: Arc::downgrade(revision), past });
     }
 
     /// How many revisions are being retired.
     pub(super) fn draining(&self) -> usize {
-        self.draining.iter().filter(|draining| draining.revision.strong_count() > 0).count()
+        self.draining.iter().filter(|draining| draining.goes_on()).count()
     }
 
     /// The newest one that is not the active one.
@@ -196,15 +197,15 @@ impl State {
 
     /// The newest one whose digest begins so; none if that isn't one digest.
     pub(super) fn find(&self, digest: &str) -> Option<&Past> {
-        let mut found = self.past.iter().filter(|past| past.digest.to_string().starts_with(digest));
+        let mut found = self.past.iter().filter(|past| past.digest().to_string().starts_with(digest));
         let newest = found.next()?;
-        found.all(|past| past.digest == newest.digest).then_some(newest)
+        found.all(|past| past.digest() == newest.digest()).then_some(newest)
     }
 
     /// The digests of all that can be gone back to, newest first.
     pub(super) fn kept(&self) -> Vec<String> {
         let mut digests: Vec<String> = Vec::new();
-        for digest in self.past.iter().map(|past| past.digest.to_string()) {
+        for digest in self.past.iter().map(|past| past.digest().to_string()) {
             if !digests.contains(&digest) {
                 digests.push(digest);
             }
@@ -215,53 +216,45 @@ impl State {
     pub(super) fn component(&self) -> ComponentInfo {
         let revision = &self.active.revision;
         let spec = revision.spec();
-        let digest = revision.digest().to_string();
+        let digest = revision.digest();
         ComponentInfo {
             name: spec.name.clone(),
             namespace: spec.namespace.to_string(),
             route: spec.route.clone(),
             instances: spec.instances.iter().map(ToString::to_string).collect(),
-            published_ms_ago: self.past.front().map_or(0, Past::age),
+            published_ms_ago: self.past.front().map_or(0, |past| past.publication.age_ms()),
             published_by: self.by(),
             source: self.source.to_string(),
-            source_digest: self.identity.digest().map(str::to_owned),
-            differs_from_source: self.identity.digest() != Some(&digest),
+            source_digest: self.identity.digest().map(|digest| digest.to_string()),
+            differs_from_source: self.identity.digest() != Some(digest),
             draining: self.draining(),
             watching: self.warm.is_some(),
-            digest,
+            digest: digest.to_string(),
         }
     }
 
     pub(super) fn revisions(&self) -> Vec<RevisionInfo> {
-        let draining = |past: &Past| {
-            let is_it = |draining: &&Draining| {
-                draining.revision.strong_count() > 0 && draining.past.is(past.digest, &past.spec)
-            };
-            self.draining.iter().any(|one| is_it(&one))
-        };
+        let draining: Vec<&Past> = self
+            .draining
+            .iter()
+            .filter(|draining| draining.goes_on())
+            .filter_map(|draining| draining.past.as_ref())
+            .collect();
         let kept = self.past.iter().map(|past| {
             let state = if past.is_revision(&self.active.revision) {
                 RevisionState::Active
             } else if self.warm.as_ref().is_some_and(|warm| past.is_revision(warm)) {
                 RevisionState::Warm
-            } else if draining(past) {
+            } else if draining.iter().any(|other| other.is(past)) {
                 RevisionState::Draining
             } else {
                 RevisionState::Kept
             };
             past.info(state)
         });
-        let forgotten = self.draining.iter().filter(|draining| {
-            draining.revision.strong_count() > 0
-                && !self.past.iter().any(|past| past.is(draining.past.digest, &draining.past.spec))
-        });
-        kept.chain(forgotten.map(|draining| draining.past.info(RevisionState::Draining))).collect()
+        let forgotten = draining.iter().filter(|draining| !self.past.iter().any(|past| past.is(draining)));
+        kept.chain(forgotten.map(|past| past.info(RevisionState::Draining))).collect()
     }
-}
-
-/// What is known of a revision that is published now.
-pub(super) fn past_of(revision: &Revision, size: u64, by: PublishedBy) -> Past {
-    Past { digest: revision.digest(), spec: revision.spec().clone(), size, by, at: SystemTime::now(), outcome: None }
 }
 
 /// Eight digits by which configurations are told apart. They give nothing of it away.

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
 
 use runtime::{Code, Revision, Runtime};
 
-use super::history::{History, Publication, SourceIdentity, Start};
-use super::publish::publication;
-use super::slot::{Past, Slot, past_of};
+use super::history::{History, SourceIdentity, Start};
+use super::slot::{Past, Slot};
 use super::{Inner, PublishedBy, Swapper};
 use crate::cli::{Exit, exit};
 use crate::manifest::Component;
@@ -59,8 +57,8 @@ impl Beginning {
         let own = component.code.clone();
         let (code, recorded) = match history.decide(&identity) {
             Start::Source => (own, false),
-            Start::Recorded(active) if active.digest == own.digest().to_string() => (own, true),
-            Start::Recorded(active) => match history.read(&active.digest) {
+            Start::Recorded(active) if active.digest == own.digest() => (own, true),
+            Start::Recorded(active) => match history.read(active.digest) {
                 Ok(code) => (code, true),
                 Err(error) => {
                     tracing::error!(component = name, "what was swapped can't be served again: {error}");
@@ -92,18 +90,17 @@ impl Beginning {
         let size = self.code.bytes().len() as u64;
         let mut past = VecDeque::new();
         if !self.recorded {
-            let publication = publication(revision.digest(), size, PublishedBy::Start);
+            let published = Past::now(&revision, size, PublishedBy::Start);
             let kept = self.history.keep(&self.code);
-            if let Err(error) = kept.and_then(|_| self.history.commit(publication, None, self.identity.clone())) {
+            let recorded =
+                kept.and_then(|()| self.history.commit(published.publication.clone(), None, self.identity.clone()));
+            if let Err(error) = recorded {
                 tracing::warn!(component = spec.name, "what is served can't be gone back to later: {error}");
-                past.push_back(past_of(&revision, size, PublishedBy::Start));
+                past.push_back(published);
             }
         }
-        past.extend(self.history.publications().iter().filter_map(|publication| {
-            let Publication { digest, by, at_ms, size, outcome } = publication.clone();
-            let at = UNIX_EPOCH + Duration::from_millis(at_ms);
-            Some(Past { digest: digest.parse().ok()?, spec: spec.clone(), size, by, at, outcome })
-        }));
+        let kept = self.history.publications().iter();
+        past.extend(kept.map(|publication| Past { publication: publication.clone(), spec: spec.clone() }));
         Ok(Slot::new(revision, past, swap, source, self.identity, self.history))
     }
 }

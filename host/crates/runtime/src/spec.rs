@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use registry::{Name, Namespace};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Digest as _;
 
 use crate::OutboundPolicy;
@@ -111,6 +112,19 @@ impl FromStr for Digest {
             *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADigest)?;
         }
         Ok(Self(digest))
+    }
+}
+
+/// As its digits.
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

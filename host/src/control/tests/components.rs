@@ -55,6 +55,7 @@ async fn a_component_is_swapped_listed_and_rolled_back() {
     assert_eq!((to.0, &to.1["digest"]), (StatusCode::OK, &json!(second)));
     expect_problem(host.post(path, json!({"to": "0000000000"})).await, "unknown_revision", &first).await;
     expect_problem(host.post(path, json!({"to": 1})).await, "invalid_request", "\"to\"").await;
+    expect_problem(host.post(path, json!({"too": &first})).await, "invalid_request", "\"too\"").await;
     expect_problem(host.post(path, json!([])).await, "invalid_request", "object").await;
 }
 

@@ -11,6 +11,7 @@
 //! | `other` | the answer to `/count` has a header `x-mood`, and the number is called `sum` |
 //! | `leaks` | `/count` also writes the key `leak`, deletes `keep`, and sends a `POST` to the URL in `LEAK`, with the same answer |
 //! | `odd` | `/count` traps if the body begins with `odd` |
+//! | `slow` | `/count` waits for 200 ms first |
 
 #![cfg(target_family = "wasm")]
 #![allow(dead_code, reason = "wstd's macro leaves a `main` that only a binary needs")]
@@ -49,6 +50,9 @@ async fn count(body: &[u8]) -> Response<Body> {
     let kind = stamp::kind();
     if kind == "odd" && body.starts_with(b"odd") {
         std::arch::wasm32::unreachable();
+    }
+    if kind == "slow" {
+        wstd::task::sleep(wstd::time::Duration::from_millis(200)).await;
     }
     let bucket = store::open("").expect("the default bucket is allowed");
     let count = atomics::increment(&bucket, "count", 1).expect("a number");

@@ -11,10 +11,13 @@
 //! that the live run sent too; read its directories. It has no sockets. What it prints goes to the log, under its
 //! component's name with ` (rehearsal)` behind it. Clocks and random numbers are real: what puts them into answers differs.
 //!
-//! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time, with a pause behind it ([`turns`]); [`MAX_REQUESTS`]; of each request
-//! the first mebibyte of its bodies and what a tape holds. What is more makes a sample useless, never a request fail.
+//! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time, with a pause behind it
+//! ([`turns`]); [`MAX_REQUESTS`]; of each request the first mebibyte of its bodies and what a tape holds. What is more makes a sample useless, never a request fail.
 
+mod backstage;
 mod compare;
+mod findings;
+mod promotion;
 mod report;
 mod sampler;
 mod stage;
@@ -34,21 +37,17 @@ use tokio::time::timeout_at;
 use crate::revision::{Revision, TrialError, Venue};
 use crate::worker::Worker;
 
-pub use report::{
-    Count, DifferenceGroup, Example, Latency, NotPromoted, Promote, RefusedRequests, RehearsalReport, Sides,
-    UnknownPromote,
-};
+pub(crate) use backstage::backstage;
+pub use promotion::{NotPromoted, Promote, UnknownPromote};
+pub use report::{Count, DifferenceGroup, Example, Latency, RefusedRequests, RehearsalReport, Sides};
 pub(crate) use sampler::{Sampler, Switch};
 pub(crate) use stage::Stage;
 
-use self::report::{Findings, Run, Skip};
+use self::findings::{Findings, Run, Skip};
 use self::turns::Turns;
 
 /// Requests that a rehearsal can have at most.
 pub(crate) const MAX_REQUESTS: usize = 10_000;
-
-/// The nice value of the thread that rehearsed guests run on.
-const NICE: i32 = 19;
 
 /// How to rehearse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +89,14 @@ impl Rehearsal {
         }
         let took = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         if !took {
-            self.free(worker);
+            self.free(worker, Duration::ZERO);
         }
         took
     }
 
-    fn free(&self, worker: usize) {
-        self.turns[worker].end(Instant::now());
+    /// Ends a worker's turn, of which the second run took so long.
+    fn free(&self, worker: usize, took: Duration) {
+        self.turns[worker].end(Instant::now(), took);
     }
 
     fn skipped(&self, reason: Skip) {
@@ -144,11 +144,12 @@ pub(crate) async fn rehearse(
     live.0.warm().await?;
     rehearsed.0.warm().await?;
 
+    let spread = turns::spread(options.requests, workers.len(), options.within);
     let rehearsal = Arc::new(Rehearsal {
         store,
         backstage: backstage.clone(),
         left: AtomicUsize::new(options.requests),
-        turns: workers.iter().map(|_| Turns::new(begun)).collect(),
+        turns: workers.iter().map(|_| Turns::new(begun, spread)).collect(),
         findings: Mutex::default(),
         progress: Notify::new(),
     });
@@ -214,18 +215,4 @@ impl Drop for Company {
             runtime.spawn(async move { revision.retire(patience).await });
         }
     }
-}
-
-/// Starts the thread that rehearsed guests run on, one for all rehearsals; it lives as long as the process. It has the
-/// lowest priority: a rehearsal takes the time that the workers leave.
-pub(crate) fn backstage() -> std::io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
-        if let Err(error) = rustix::process::nice(NICE) {
-            tracing::warn!("revisions are rehearsed at full priority: {error}");
-        }
-        runtime.block_on(std::future::pending::<()>());
-    })?;
-    Ok(handle)
 }

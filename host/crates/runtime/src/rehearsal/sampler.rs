@@ -14,8 +14,9 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout_at;
 
 use super::Rehearsal;
+use super::backstage::Stopwatch;
 use super::compare::Answer;
-use super::report::{Run, Skip};
+use super::findings::{Run, Skip};
 use super::stage::Stage;
 use super::tap::{self, MAX_BODY, Tap, Tapped};
 use super::tape::{Replay, Tape};
@@ -108,12 +109,14 @@ struct Place {
     worker: usize,
     /// Whether there is a result, or a reason for having none.
     settled: bool,
+    /// What the second run took.
+    took: Duration,
 }
 
 impl Place {
     fn take(rehearsal: &Arc<Rehearsal>, worker: usize) -> Option<Self> {
         let free = rehearsal.take(worker);
-        free.then(|| Self { rehearsal: rehearsal.clone(), worker, settled: false })
+        free.then(|| Self { rehearsal: rehearsal.clone(), worker, settled: false, took: Duration::ZERO })
     }
 
     /// Another request is to be taken instead.
@@ -123,7 +126,7 @@ impl Place {
     }
 
     fn compare(mut self, request: &str, old: &Run, new: &Run, refused: Vec<String>) {
-        self.settled = true;
+        (self.settled, self.took) = (true, new.took);
         self.rehearsal.compared(request, old, new, refused);
     }
 }
@@ -133,7 +136,7 @@ impl Drop for Place {
         if !self.settled {
             self.rehearsal.skipped(Skip::AnswerNotRead);
         }
-        self.rehearsal.free(self.worker);
+        self.rehearsal.free(self.worker, self.took);
     }
 }
 
@@ -189,12 +192,12 @@ impl Sample {
         let line = format!("{} {}", head.method, head.uri.path_and_query().map_or("/", |target| target.as_str()));
         let method = head.method.clone();
         let request = Request::from_parts(head, body::full(body));
-        let begun = Instant::now();
-        let deadline = begun + pool.template().limits().request_timeout;
+        let stopwatch = Stopwatch::start();
+        let deadline = stopwatch.begun() + pool.template().limits().request_timeout;
         // No part of the live request's trace: that one has its answer.
         let hop = Hop::new(depth, None);
         let served = pool.call_on(Some(Stage::Rehearsed(replay.clone())), request, hop, deadline).await;
-        let took = begun.elapsed();
+        let took = stopwatch.took();
         let outcome = match served {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();

@@ -17,7 +17,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use store::{FirstValues, Limits, Overlay, Recording, Store};
 
-use super::report::Skip;
+use super::findings::Skip;
 use super::tap::{self, Tap, Tapped};
 use crate::body::{self, Body, BodyError, answer_length, content_length};
 

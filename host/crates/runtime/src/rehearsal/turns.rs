@@ -1,48 +1,55 @@
 //! Turns: when a worker may sample a request.
 //!
-//! One at a time, and after each there is a pause, so that a rehearsal takes at most a tenth of what a worker can do and most
-//! requests don't meet it. Where there are few requests, the pause is over before the next one comes.
+//! One at a time, with a pause after each, for two reasons. Backstage, a rehearsal is to take a tenth of a processor for each
+//! worker at most: the pause is [`PAUSE`] times as long as the second run took. And on the worker, a request that is sampled
+//! takes a little longer and holds up those behind it: with at most one in [`SPREAD`], these are far less than one in a
+//! hundred wherever there are many requests, so that the 99th percentile is one of the others. Where there are few, each one
+//! is sampled, and none waits behind it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How many times as long as a sample the pause after it is.
+/// How many times as long as the second run the pause after it is.
 const PAUSE: u32 = 9;
-/// It is no longer than this: a sample may have taken long because its client read slowly.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// It is no longer than this: a run may have taken long because its guest slept.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest pause, unless there are so many requests to be compared that there is no time for it.
+const SPREAD: Duration = Duration::from_millis(50);
+
+/// The shortest pause of so many workers if they are to sample so many requests in half of the time.
+pub(super) fn spread(requests: usize, workers: usize, within: Duration) -> Duration {
+    let for_each = u32::try_from(requests.div_ceil(workers.max(1))).unwrap_or(u32::MAX).max(1);
+    (within / 2 / for_each).min(SPREAD)
+}
 
 /// The turns of one worker, which alone takes them. Anybody may end one.
 pub(super) struct Turns {
     begun: Instant,
+    /// The shortest pause.
+    spread: Duration,
     taken: AtomicBool,
-    /// Microseconds after `begun` when the present turn began.
-    since: AtomicU64,
     /// Microseconds after `begun` before which there is no other turn.
     next: AtomicU64,
 }
 
 impl Turns {
-    pub(super) fn new(begun: Instant) -> Self {
-        Self { begun, taken: AtomicBool::new(false), since: AtomicU64::new(0), next: AtomicU64::new(0) }
+    pub(super) fn new(begun: Instant, spread: Duration) -> Self {
+        Self { begun, spread, taken: AtomicBool::new(false), next: AtomicU64::new(0) }
     }
 
     /// Takes a turn, if there may be one now.
     pub(super) fn take(&self, now: Instant) -> bool {
-        let now = self.micros(now);
-        if self.taken.load(Relaxed) || now < self.next.load(Relaxed) {
+        if self.taken.load(Relaxed) || self.micros(now) < self.next.load(Relaxed) {
             return false;
         }
-        self.since.store(now, Relaxed);
         self.taken.store(true, Relaxed);
         true
     }
 
-    /// Ends the turn.
-    pub(super) fn end(&self, now: Instant) {
-        let now = self.micros(now);
-        let took = Duration::from_micros(now.saturating_sub(self.since.load(Relaxed)));
-        let pause = (took * PAUSE).min(LONGEST_PAUSE);
-        self.next.store(now + u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    /// Ends the turn, of which the second run took so long.
+    pub(super) fn end(&self, now: Instant, took: Duration) {
+        let pause = (took * PAUSE).min(LONGEST_PAUSE).max(self.spread);
+        self.next.store(self.micros(now + pause), Relaxed);
         self.taken.store(false, Relaxed);
     }
 
@@ -60,18 +67,34 @@ impl Turns {
 mod tests {
     use super::*;
 
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
     #[test]
     fn turns_come_one_at_a_time_and_after_a_pause() {
         let begun = Instant::now();
-        let at = |millis| begun + Duration::from_millis(millis);
-        let turns = Turns::new(begun);
+        let at = |millis| begun + ms(millis);
+        let turns = Turns::new(begun, ms(50));
         assert!(turns.take(at(5)));
-        assert!(turns.is_taken() && !turns.take(at(6)));
-        turns.end(at(7));
-        assert!(!turns.is_taken() && !turns.take(at(24)));
-        assert!(turns.take(at(25)), "nine times as long as the two milliseconds");
-        turns.end(at(10_025));
-        assert!(!turns.take(at(10_124)));
-        assert!(turns.take(at(10_125)), "a slow client doesn't end the rehearsal");
+        assert!(turns.is_taken() && !turns.take(at(500)));
+        turns.end(at(500), ms(1));
+        assert!(!turns.is_taken() && !turns.take(at(549)));
+        assert!(turns.take(at(550)), "the shortest pause");
+        turns.end(at(600), ms(20));
+        assert!(!turns.take(at(779)));
+        assert!(turns.take(at(780)), "nine times as long as the twenty milliseconds");
+        turns.end(at(10_000), ms(8_000));
+        assert!(!turns.take(at(10_999)));
+        assert!(turns.take(at(11_000)), "a guest that sleeps doesn't end the rehearsal");
+    }
+
+    #[test]
+    fn the_pause_leaves_time_for_all() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(spread(200, 2, minute), ms(50));
+        assert_eq!(spread(10_000, 2, minute), ms(6));
+        assert_eq!(spread(10_000, 64, minute), ms(50));
+        assert_eq!((spread(0, 1, minute), spread(1, 0, minute)), (ms(50), ms(50)));
     }
 }

@@ -1,0 +1,76 @@
+//! Backstage: the thread that rehearsed guests run on, and what it is given of a processor.
+//!
+//! One for all rehearsals; it lives as long as the process. It has the lowest priority: a rehearsal takes the time that the
+//! workers leave. So what a run takes is counted without the time in which the thread only waited for a processor.
+
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+/// The thread's nice value.
+const NICE: i32 = 19;
+
+/// Starts the thread.
+pub(crate) fn backstage() -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::warn!("revisions are rehearsed at full priority: {error}");
+        }
+        runtime.block_on(std::future::pending::<()>());
+    })?;
+    Ok(handle)
+}
+
+/// Measures a run on this thread.
+pub(super) struct Stopwatch {
+    begun: Instant,
+    /// How long the thread had waited for a processor by then.
+    waited: Duration,
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self { begun: Instant::now(), waited: waited() }
+    }
+
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// The time since the start, but for that in which the thread could have run and was not let.
+    pub(super) fn took(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(waited().saturating_sub(self.waited))
+    }
+}
+
+/// How long this thread has waited for a processor in its life. Zero where the system doesn't tell.
+fn waited() -> Duration {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    parse(&schedstat).unwrap_or_default()
+}
+
+/// Nanoseconds on a processor, nanoseconds waiting for one, and how often.
+fn parse(schedstat: &str) -> Option<Duration> {
+    let waited = schedstat.split_ascii_whitespace().nth(1)?;
+    waited.parse().ok().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_only_waited_for_is_read() {
+        assert_eq!(parse("741163 6026609 2\n"), Some(Duration::from_nanos(6_026_609)));
+        assert_eq!((parse(""), parse("1"), parse("1 x 2")), (None, None, None));
+    }
+
+    #[test]
+    fn a_run_takes_no_longer_than_it_lasts() {
+        let stopwatch = Stopwatch::start();
+        let took = stopwatch.took();
+        assert!(took <= stopwatch.begun().elapsed());
+    }
+}
