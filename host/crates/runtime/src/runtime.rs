@@ -169,7 +169,7 @@ impl Runtime {
         let mut backstage = self.backstage.lock().unwrap_or_else(PoisonError::into_inner);
         match &*backstage {
             Some(handle) => Ok(handle.clone()),
-            None => Ok(backstage.insert(rehearsal::backstage()?).clone()),
+            None => Ok(backstage.insert(rehearsal::backstage::start()?).clone()),
         }
     }
 

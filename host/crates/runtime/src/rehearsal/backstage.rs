@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 const NICE: i32 = 19;
 
 /// Starts the thread.
-pub(crate) fn backstage() -> std::io::Result<Handle> {
+pub(crate) fn start() -> std::io::Result<Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name("rehearsal".into()).spawn(move || {

@@ -5,16 +5,17 @@
 //! its own with one request at a time for each guest, so that all that its guest receives from outside is known to
 //! belong to it, and is put on a [`tape`]. When its answer has left, the same request runs on the new revision, on the
 //! [`backstage`] thread, in a world where nothing gets out ([`stage`]): it plays against the tape. What the two answered
-//! is [`compare`]d and goes into the [`report`].
+//! is [`compare`]d; the [`findings`] become the [`report`], and that decides on the [`promotion`].
 //!
 //! What a rehearsed guest can do: read the store, and write to an overlay that ends with the request; send requests
 //! that the live run sent too; read its directories. It has no sockets. What it prints goes to the log, under its
 //! component's name with ` (rehearsal)` behind it. Clocks and random numbers are real: what puts them into answers differs.
 //!
 //! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time, with a pause behind it
-//! ([`turns`]); [`MAX_REQUESTS`]; of each request the first mebibyte of its bodies and what a tape holds. What is more makes a sample useless, never a request fail.
+//! ([`turns`]); [`MAX_REQUESTS`]; of each request the first mebibyte of its bodies and what a tape holds. What is more makes
+//! a sample useless, never a request fail.
 
-mod backstage;
+pub(crate) mod backstage;
 mod compare;
 mod findings;
 mod promotion;
@@ -37,7 +38,6 @@ use tokio::time::timeout_at;
 use crate::revision::{Revision, TrialError, Venue};
 use crate::worker::Worker;
 
-pub(crate) use backstage::backstage;
 pub use promotion::{NotPromoted, Promote, UnknownPromote};
 pub use report::{Count, DifferenceGroup, Example, Latency, RefusedRequests, RehearsalReport, Sides};
 pub(crate) use sampler::{Sampler, Switch};

@@ -17,7 +17,7 @@ const FEWEST: usize = 20;
 pub enum Promote {
     /// Not at all: the rehearsal is for its report.
     Never,
-    /// If at least one request was compared, and all answers were the same.
+    /// If at least one request was compared, and all answers were the same. And it is [`Promote::Safe`].
     Identical,
     /// If nothing got worse: no request that the active revision answered failed on the new one, and it isn't
     /// [much slower](NotPromoted::Slower). Also if nothing was compared: what has no requests can be swapped, too.
@@ -64,7 +64,7 @@ pub enum NotPromoted {
         /// How the first of them failed.
         example: String,
     },
-    /// [`Promote::Safe`], and it takes more than twice as long, and more than 5 ms longer.
+    /// [`Promote::Safe`] or [`Promote::Identical`], and it takes more than twice as long, and more than 5 ms longer.
     #[error(
         "half of the {compared} rehearsed requests took more than {} ms on it, and {} ms on the active revision; if that is \
          meant, `promote` can say always", ms(*new_us), ms(*old_us)
@@ -97,13 +97,13 @@ impl RehearsalReport {
                 let example = self.failures.new.first().map_or(String::new(), |count| count.reason.clone());
                 Err(NotPromoted::Worse { worse: self.worse, compared, example })
             }
-            Promote::Safe => match &self.latency {
+            Promote::Identical | Promote::Safe => match &self.latency {
                 Some(Sides { old, new }) if compared >= FEWEST && is_slower(old.p50_us, new.p50_us) => {
                     Err(NotPromoted::Slower { compared, old_us: old.p50_us, new_us: new.p50_us })
                 }
                 _ => Ok(()),
             },
-            Promote::Identical | Promote::Always => Ok(()),
+            Promote::Always => Ok(()),
         }
     }
 }
@@ -175,7 +175,8 @@ mod tests {
         ] {
             let report = report(compared, old_us, new_us);
             assert_eq!(report.verdict(Promote::Safe).is_ok(), safe, "{compared} {old_us} {new_us}");
-            assert!(report.verdict(Promote::Identical).is_ok(), "identical is about answers");
+            assert_eq!(report.verdict(Promote::Identical).is_ok(), safe, "what isn't safe isn't promoted as identical");
+            assert!(report.verdict(Promote::Always).is_ok());
         }
         let refused = report(20, 1_050, 7_999).verdict(Promote::Safe).expect_err("it is slower").to_string();
         let said = "half of the 20 rehearsed requests took more than 7.9 ms on it, and 1.0 ms on the active revision; \
