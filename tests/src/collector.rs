@@ -1,15 +1,14 @@
-//! A collector of traces: an OTLP receiver that reads what it is sent with the standard's own messages.
+//! A collector of traces: an OTLP receiver, which keeps what it is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
-use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{Span as Message, Status};
 use prost::Message as _;
 
+use crate::otlp::{
+    AnyValue, ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue, OneValue, Span as Message, SpanKind,
+    Status, StatusCode,
+};
 use crate::{Builder, Remote};
 
 /// Keeps what it is sent. Ends when it is dropped.
@@ -177,8 +176,8 @@ fn draw(span: &Span, all: &[Span], depth: usize, tree: &mut String) {
 
 fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
     let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
-        Some(any_value::Value::StringValue(text)) => text,
-        Some(any_value::Value::IntValue(number)) => number.to_string(),
+        Some(OneValue::StringValue(text)) => text,
+        Some(OneValue::IntValue(number)) => number.to_string(),
         other => panic!("{other:?}"),
     };
     attributes.into_iter().map(|attribute| (attribute.key, text(attribute.value))).collect()

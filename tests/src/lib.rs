@@ -22,6 +22,7 @@ pub mod load;
 mod log;
 mod metrics;
 mod needs;
+mod otlp;
 mod remote;
 pub mod revision;
 mod strace;

@@ -3,30 +3,34 @@
 //! Without a tracer, a client's trace goes through: its header on to the component, its id to the log.
 
 use http::{HeaderMap, Method, Request};
-use trace::{Active, Kind, TraceContext, TraceId, Tracer, method_name};
+use trace::{Active, InvalidContext, Kind, TraceContext, TraceId, Tracer, method_name};
 
 /// The step, and its span if the trace is recorded. That ends when it is dropped.
 pub(super) struct Step {
-    /// What came with the request.
-    came: Option<TraceContext>,
+    /// Itself; without a tracer, that of whoever sent the request.
     context: Option<TraceContext>,
+    /// What came with the request was none.
+    invalid: Option<InvalidContext>,
     span: Option<Active>,
 }
 
 impl Step {
     pub(super) fn begin<B>(tracer: Option<&Tracer>, request: &Request<B>) -> Self {
-        let came = TraceContext::of_headers(request.headers());
-        let Some(tracer) = tracer else { return Self { came, context: came, span: None } };
+        let (came, invalid) = match TraceContext::of_headers(request.headers()) {
+            Ok(came) => (came, None),
+            Err(invalid) => (None, Some(invalid)),
+        };
+        let Some(tracer) = tracer else { return Self { context: came, invalid, span: None } };
         let context = tracer.enter(came);
         // Its name is known when it has a route.
         let span = tracer.span(context, came.map(|came| came.span), Kind::Server, || "");
-        Self { came, context: Some(context), span }
+        Self { context: Some(context), invalid, span }
     }
 
     /// The request goes on with these headers, as a part of this step.
     pub(super) fn go_on(&self, headers: &mut HeaderMap) -> Option<TraceContext> {
-        if self.came.is_none() {
-            runtime::remove_invalid_trace(headers);
+        if let Some(invalid) = self.invalid {
+            invalid.remove(headers);
         }
         self.context
     }

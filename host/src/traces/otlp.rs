@@ -1,7 +1,7 @@
 //! OTLP 1.x: as much of `opentelemetry/proto` (`trace/v1`, `common/v1`, `resource/v1`, `collector/trace/v1`) as is sent.
 //!
-//! Numbers of fields are the standard's and never change. The end-to-end tests read what is sent with all of the standard's
-//! messages.
+//! Numbers of fields are the standard's and never change. The crate `opentelemetry-proto` has all of the messages, but
+//! brings the whole SDK with it.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

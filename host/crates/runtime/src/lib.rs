@@ -51,5 +51,4 @@ pub use revision::Revision;
 pub use router::{PathPattern, Routed};
 pub use runtime::{Change, Config, PrepareError, Runtime, StartError};
 pub use spec::{Buckets, Code, ComponentSpec, Digest, Directory, HealthCheck, Limits, NotADigest, SocketRule};
-pub use steps::remove_invalid as remove_invalid_trace;
 pub use worker::{View, Worker};

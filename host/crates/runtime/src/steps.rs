@@ -6,12 +6,11 @@
 //!
 //! Without a tracer nothing is recorded, and a context that came from outside is passed on as it is.
 
-use http::header::HeaderMap;
-use http::{Request, Response, StatusCode};
-use registry::{Address, Member};
-use trace::{Active, Kind, TRACEPARENT, TRACESTATE, TraceContext, Tracer, method_name};
-
 use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, StatusCode};
+use registry::{Address, Member};
+use trace::{Active, Kind, TRACEPARENT, TraceContext, Tracer, method_name};
 
 use crate::body::{Body, End, Ending, Watched};
 use crate::call::Call;
@@ -113,13 +112,11 @@ pub(crate) fn out_of_guest(
     request: &mut Request<Body>,
     guest: &Guest,
 ) -> (Option<TraceContext>, Option<Active>) {
-    let said = TraceContext::of_headers(request.headers());
-    let Some(parent) = guest.trace_of(said) else {
-        if said.is_none() {
-            remove_invalid(request.headers_mut());
-        }
-        return (said, None);
-    };
+    let said = TraceContext::of_headers(request.headers()).unwrap_or_else(|invalid| {
+        invalid.remove(request.headers_mut());
+        None
+    });
+    let Some(parent) = guest.trace_of(said) else { return (said, None) };
     if tracer.is_none() && said.is_some() {
         return (said, None);
     }
@@ -180,13 +177,6 @@ pub(crate) async fn write<T>(
         step.fail(crate::store_error_code(error).as_str());
     }
     written
-}
-
-/// Removes a context that isn't valid, and what was added to it.
-pub fn remove_invalid(headers: &mut HeaderMap) {
-    if headers.remove(TRACEPARENT).is_some() {
-        headers.remove(TRACESTATE);
-    }
 }
 
 /// The step that follows: a new one if steps are recorded, else still the one that the request came with.

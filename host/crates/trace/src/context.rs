@@ -2,9 +2,12 @@
 //!
 //! What isn't valid to the letter is no context at all: it is never passed on.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::num::{NonZeroU64, NonZeroU128};
 
+use fastrand::Rng;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header that carries a context.
@@ -36,6 +39,19 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+/// A context that isn't one. It must not be passed on, nor what was added to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the header traceparent isn't valid")]
+pub struct InvalidContext;
+
+impl InvalidContext {
+    /// Removes it.
+    pub fn remove(self, headers: &mut HeaderMap) {
+        headers.remove(TRACEPARENT);
+        headers.remove(TRACESTATE);
+    }
+}
+
 impl TraceContext {
     /// The first step of a new trace.
     pub(crate) fn root(sampled: impl FnOnce(TraceId) -> bool) -> Self {
@@ -48,11 +64,17 @@ impl TraceContext {
         Self { span: SpanId::random(), ..self }
     }
 
-    /// What the headers of a request say, if that is valid: one `traceparent`, and a right one.
-    pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
+    /// What the headers of a request say, if they say anything.
+    ///
+    /// # Errors
+    /// There are several `traceparent`s, or one that isn't right.
+    pub fn of_headers(headers: &HeaderMap) -> Result<Option<Self>, InvalidContext> {
         let mut values = headers.get_all(TRACEPARENT).iter();
-        let context = Self::parse(values.next()?.as_bytes())?;
-        values.next().is_none().then_some(context)
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => Self::parse(value.as_bytes()).map(Some).ok_or(InvalidContext),
+            (Some(_), Some(_)) => Err(InvalidContext),
+        }
     }
 
     /// Reads a header's value. One of a later version may go on after what we know, but not differ in it.
@@ -87,7 +109,7 @@ impl TraceContext {
 
 impl TraceId {
     fn random() -> Self {
-        Self(NonZeroU128::new(fastrand::u128(..)).unwrap_or(NonZeroU128::MIN))
+        Self(NonZeroU128::new(random(|random| random.u128(..))).unwrap_or(NonZeroU128::MIN))
     }
 
     /// The lower half, which samplers decide by.
@@ -110,7 +132,7 @@ impl TraceId {
 
 impl SpanId {
     fn random() -> Self {
-        Self(NonZeroU64::new(fastrand::u64(..)).unwrap_or(NonZeroU64::MIN))
+        Self(NonZeroU64::new(random(|random| random.u64(..))).unwrap_or(NonZeroU64::MIN))
     }
 
     /// As bytes, the highest first.
@@ -141,6 +163,15 @@ impl fmt::Debug for SpanId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, out)
     }
+}
+
+/// Draws from the thread's own generator: fast, and nothing that has to be kept secret.
+fn random<T>(draw: impl FnOnce(&mut Rng) -> T) -> T {
+    thread_local! {
+        // The system's randomness, so that no two threads of any two hosts begin alike.
+        static RANDOM: RefCell<Rng> = RefCell::new(Rng::with_seed(RandomState::new().hash_one("trace id")));
+    }
+    RANDOM.with_borrow_mut(draw)
 }
 
 /// The number that lower-case hexadecimal digits write; upper-case ones are not allowed.
@@ -219,12 +250,15 @@ mod tests {
     #[test]
     fn two_headers_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(TraceContext::of_headers(&headers), None);
+        assert_eq!(TraceContext::of_headers(&headers), Ok(None));
         let one = TraceContext::root(|_| true);
         headers.append(TRACEPARENT, one.to_header());
-        assert_eq!(TraceContext::of_headers(&headers), Some(one));
+        headers.append(TRACESTATE, HeaderValue::from_static("a=b"));
+        assert_eq!(TraceContext::of_headers(&headers), Ok(Some(one)));
         headers.append(TRACEPARENT, one.to_header());
-        assert_eq!(TraceContext::of_headers(&headers), None);
+        assert_eq!(TraceContext::of_headers(&headers), Err(InvalidContext));
+        InvalidContext.remove(&mut headers);
+        assert!(headers.is_empty());
     }
 
     proptest! {

@@ -13,7 +13,7 @@ mod sampler;
 mod span;
 mod tracer;
 
-pub use context::{SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
+pub use context::{InvalidContext, SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 pub use sampler::{NotASampler, Root, Sampler};
 pub use span::{Active, Kind, Span, Value, method_name};
 pub use tracer::{Capacity, Tracer};
