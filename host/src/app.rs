@@ -19,9 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, Components, Control, Kv, Readiness};
+use crate::control::{self, Components, Control, Kv, Readiness, Streams};
 use crate::data::Data;
 use crate::edge::{self, Edge};
+use crate::facts::{Failures, Observer};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
 use crate::metrics::{Commits, Metrics, Sources};
@@ -60,7 +61,8 @@ fn assemble(mut manifest: Manifest, watch: Watch, data: &Data, commits: Arc<Comm
     let config = runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()) };
     let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
     let components = std::mem::take(&mut manifest.components);
-    let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
+    let failures = Failures::default();
+    let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components, failures.clone())?;
 
     let metrics = Metrics::new(
         manifest.run.workers,
@@ -75,7 +77,8 @@ fn assemble(mut manifest: Manifest, watch: Watch, data: &Data, commits: Arc<Comm
         },
     );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, metrics, log))
+    let observer = Observer::new(metrics, Readiness::new(), failures);
+    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, observer, log))
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
@@ -85,7 +88,7 @@ async fn serve(
     runtime: &Runtime,
     store: Arc<dyn Store>,
     swapper: Swapper,
-    metrics: Metrics,
+    observer: Observer,
     log: &Log,
 ) -> anyhow::Result<()> {
     let registry = runtime.registry().clone();
@@ -98,7 +101,7 @@ async fn serve(
     })?;
     let (public_address, internal_address) = (public.address(), internal.local_addr()?);
 
-    let readiness = Readiness::new();
+    let readiness = observer.readiness().clone();
     let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
     if borrowed {
         let store = store.clone();
@@ -113,8 +116,10 @@ async fn serve(
         public: public_address,
         internal: internal_address,
         components: Components::new(swapper.clone()),
-        metrics: metrics.clone(),
+        metrics: observer.metrics().clone(),
         log_level: log.level(),
+        observer: observer.clone(),
+        streams: Streams::new(),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
@@ -134,7 +139,7 @@ async fn serve(
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }
     });
-    let edge = Arc::new(edge_of(&manifest, metrics, log));
+    let edge = Arc::new(edge_of(&manifest, &observer, log));
     readiness.serving();
     announce(public_address, internal_address)?;
 
@@ -162,7 +167,8 @@ async fn serve(
 }
 
 /// What the edge is to do.
-fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
+fn edge_of(manifest: &Manifest, observer: &Observer, log: &Log) -> Edge {
+    let metrics = observer.metrics().clone();
     let public = &manifest.public;
     Edge {
         limits: edge::Limits {
@@ -177,6 +183,7 @@ fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
         unrouted: metrics.handler("unrouted"),
         metrics_handler: public.metrics.then(|| metrics.handler("metrics")),
         access: manifest.run.access_log.then(|| log.access()),
+        failures: observer.failures().clone(),
         metrics,
     }
 }
