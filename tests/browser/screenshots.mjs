@@ -6,8 +6,8 @@ const PICTURES = process.env.PICTURES;
 
 const stop = load(["/data", "/data", "/status", "/api/get?key=greeting", "/data", "/services/echo/hello"], 3);
 for (const [name, options] of [
-  ["light", { viewport: { width: 1200, height: 1150 }, colorScheme: "light" }],
-  ["dark", { viewport: { width: 1200, height: 1150 }, colorScheme: "dark" }],
+  ["light", { viewport: { width: 1080, height: 980 }, colorScheme: "light" }],
+  ["dark", { viewport: { width: 1080, height: 980 }, colorScheme: "dark" }],
   ["phone", { viewport: { width: 360, height: 780 }, colorScheme: "light", isMobile: true }],
 ]) {
   await withPage({ ...options, deviceScaleFactor: 1 }, async (page) => {

@@ -172,6 +172,14 @@ impl Observer {
     }
 }
 
+#[cfg(test)]
+impl Observer {
+    /// One that sees a registry, and nothing else.
+    pub(crate) fn of(registry: &registry::Registry) -> Self {
+        Self::new(Metrics::of(registry), Readiness::new(), Failures::default())
+    }
+}
+
 fn components(metrics: &Metrics, infos: Vec<ComponentInfo>) -> Vec<ComponentFacts> {
     let stats = metrics.sources().runtime.stats();
     let facts = infos.into_iter().map(|info| {

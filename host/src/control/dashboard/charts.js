@@ -1,8 +1,8 @@
 // Line charts of the last quarter of an hour, drawn as SVG once and then only moved.
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [600, 150, 46, 18, 8];
-const SAMPLES = 180;
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [360, 130, 50, 18, 8];
+const FEWEST = 24; // Samples that it has room for, also soon after the start.
 
 function svg(name, attributes, ...children) {
   const element = document.createElementNS(SVG, name);
@@ -25,7 +25,7 @@ export function chart(title, names, least, show) {
   const grid = [TOP, HEIGHT - BOTTOM].map((y) => svg("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y, y2: y }));
   labels[0].setAttribute("y", TOP + 9);
   labels[1].setAttribute("y", HEIGHT - BOTTOM);
-  const times = [["15 min ago", LEFT, "start"], ["now", WIDTH, "end"]].map(([text, x, anchor]) =>
+  const times = [["", LEFT, "start"], ["now", WIDTH, "end"]].map(([text, x, anchor]) =>
     svg("text", { x, y: HEIGHT - 3, "text-anchor": anchor }, text));
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, ...grid, ...labels, ...times, ...curves, cursor);
   const caption = document.createElement("figcaption");
@@ -38,12 +38,13 @@ export function chart(title, names, least, show) {
   let columns = names.map(() => []);
   let interval = 5000;
   let pointed = null;
-  const x = (index, length) => LEFT + ((SAMPLES - length + index) / (SAMPLES - 1)) * (WIDTH - LEFT);
+  const room = () => Math.max(columns[0].length, FEWEST);
+  const x = (index, length) => LEFT + ((room() - length + index) / (room() - 1)) * (WIDTH - LEFT);
   const values = (index) => columns.map((column, one) => `${names[one]} ${show(column[index] ?? null)}`).join(", ");
 
   function read() {
     const length = columns[0].length;
-    const index = pointed === null ? length - 1 : Math.round(pointed * (SAMPLES - 1)) - (SAMPLES - length);
+    const index = pointed === null ? length - 1 : Math.round(pointed * (room() - 1)) - (room() - length);
     const known = pointed !== null && index >= 0 && index < length;
     cursor.setAttribute("visibility", known ? "visible" : "hidden");
     if (known) {
@@ -85,6 +86,7 @@ export function chart(title, names, least, show) {
     });
     labels[0].textContent = show(top);
     labels[1].textContent = show(0);
+    times[0].textContent = `${Math.round((room() * interval) / 60_000)} min ago`;
     drawing.setAttribute("aria-label", `${title}, the last 15 minutes; now ${values(columns[0].length - 1)}`);
     read();
   }
