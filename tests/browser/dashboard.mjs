@@ -69,12 +69,13 @@ await withPage({ viewport: { width: 1280, height: 900 } }, async (page) => {
     await page.getByRole("button", { name: "Take out of rotation: guest/guest" }).click();
     await page.getByText("is the last available instance").waitFor();
     await page.getByRole("button", { name: "Cancel" }).click();
-    await row(page, "instances", "in-process").getByText("● available").waitFor();
+    await page.locator("#instances tbody tr").filter({ has: page.getByRole("button", { name: "Take out of rotation: guest/guest" }) })
+      .getByText("● available").waitFor();
   });
 
   await step("the list is filtered", async () => {
     await page.getByLabel("Filter").fill("far");
-    await row(page, "instances", "in-process").waitFor({ state: "hidden" });
+    await row(page, "instances", "gateway").first().waitFor({ state: "hidden" });
     equal(await row(page, "instances", "far").isVisible(), true, "the one that was asked for");
     await page.getByLabel("Filter").fill("");
     await page.getByLabel("Show").selectOption("available");
@@ -102,7 +103,7 @@ await withPage({ viewport: { width: 1280, height: 900 } }, async (page) => {
       const rows = [...document.querySelectorAll("#components tbody tr")];
       return rows.find((row) => row.cells[0].textContent === "guest").querySelector(".code").textContent !== before;
     }, before);
-    await guest.getByText("by rollback").first().waitFor();
+    await guest.locator("td[data-label=Published]").filter({ hasText: "by rollback" }).waitFor();
   });
 
   await step("it fits a phone", async () => {
