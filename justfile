@@ -37,6 +37,11 @@ test *arguments: target
     cargo build --locked -p host
     cargo test --locked --workspace {{ guest_only }} --exclude compose "$@"
 
+# Make the pictures of the dashboard in the README anew
+screenshots: target
+    cargo build --locked -p host
+    cargo test --locked -p e2e --test dashboard -- --ignored screenshots
+
 # Run the tests that kill, swap and break things much longer than `just test` does. Takes about half an hour
 soak: target
     cargo build --locked -p host

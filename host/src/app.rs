@@ -20,9 +20,10 @@ use tokio::task::JoinSet;
 use trace::Tracer;
 
 use crate::cli::{Exit, RunArgs, exit};
-use crate::control::{self, Components, Control, Kv, Readiness};
+use crate::control::{self, Components, Control, Kv, Readiness, Streams};
 use crate::data::Data;
 use crate::edge::{self, Edge};
+use crate::facts::{Failures, Observer};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
 use crate::metrics::{Commits, Metrics, Sources};
@@ -72,7 +73,8 @@ fn assemble(
         runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()), tracer: tracer.clone() };
     let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
     let components = std::mem::take(&mut manifest.components);
-    let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components)?;
+    let failures = Failures::default();
+    let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components, failures.clone())?;
 
     let metrics = Metrics::new(
         manifest.run.workers,
@@ -91,7 +93,8 @@ fn assemble(
     let exporter = tracer.zip(traces).map(|(tracer, traces)| Exporter::new(tracer, traces)).transpose()?;
     let (serving, served) = oneshot::channel::<()>();
     let exporting = exporter.map(|exporter| control_plane.spawn(exporter.run(async { drop(served.await) })));
-    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, metrics, log))?;
+    let observer = Observer::new(metrics, Readiness::new(), failures);
+    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, observer, log))?;
     // After the last request has ended.
     drop(serving);
     exporting.map_or(Ok(()), |exporting| control_plane.block_on(exporting).context("traces were not exported"))
@@ -104,7 +107,7 @@ async fn serve(
     runtime: &Runtime,
     store: Arc<dyn Store>,
     swapper: Swapper,
-    metrics: Metrics,
+    observer: Observer,
     log: &Log,
 ) -> anyhow::Result<()> {
     let registry = runtime.registry().clone();
@@ -117,7 +120,7 @@ async fn serve(
     })?;
     let (public_address, internal_address) = (public.address(), internal.local_addr()?);
 
-    let readiness = Readiness::new();
+    let readiness = observer.readiness().clone();
     let borrowed = matches!(manifest.store, manifest::Store::Remote { .. });
     if borrowed {
         let store = store.clone();
@@ -132,8 +135,10 @@ async fn serve(
         public: public_address,
         internal: internal_address,
         components: Components::new(swapper.clone()),
-        metrics: metrics.clone(),
+        metrics: observer.metrics().clone(),
         log_level: log.level(),
+        observer: observer.clone(),
+        streams: Streams::new(),
     };
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
@@ -153,7 +158,7 @@ async fn serve(
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }
     });
-    let edge = edge_of(&manifest, metrics, log);
+    let edge = edge_of(&manifest, &observer, log);
     readiness.serving();
     announce(public_address, internal_address)?;
 
@@ -181,7 +186,8 @@ async fn serve(
 }
 
 /// What the edge is to do.
-fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
+fn edge_of(manifest: &Manifest, observer: &Observer, log: &Log) -> Edge {
+    let metrics = observer.metrics().clone();
     let public = &manifest.public;
     Edge {
         limits: edge::Limits {
@@ -196,6 +202,7 @@ fn edge_of(manifest: &Manifest, metrics: Metrics, log: &Log) -> Edge {
         unrouted: metrics.handler("unrouted"),
         metrics_handler: public.metrics.then(|| metrics.handler("metrics")),
         access: manifest.run.access_log.then(|| log.access()),
+        failures: observer.failures().clone(),
         metrics,
     }
 }

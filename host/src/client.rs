@@ -1,7 +1,8 @@
 //! The client of another host's internal address: what client commands like `host status` and the
 //! manifest's `[join]` speak.
 //!
-//! Every call is bounded by [`CONNECT`], [`CALL`] or [`SWAP`], and [`ANSWER`].
+//! Every call is bounded by [`CONNECT`], [`CALL`] or [`SWAP`], and [`ANSWER`]. Events may come for ever, but each within
+//! [`CALL`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use registry::{Address, Name, Namespace};
-use reqwest::{Method, RequestBuilder, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,6 +25,9 @@ const CALL: Duration = Duration::from_secs(10);
 
 /// For a call that swaps a component: others may come first, it is compiled, and a rehearsal takes its time.
 const SWAP: Duration = Duration::from_secs(15 * 60);
+
+/// For a stream of events: it ends when somebody ends it.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Most bytes of an answer: some 100,000 instances.
 const ANSWER: usize = 32 << 20;
@@ -171,6 +175,17 @@ impl Client {
         self.call(self.request(Method::POST, path)?.timeout(SWAP).json(document)).await
     }
 
+    /// Begins to read server-sent events.
+    pub(crate) async fn events(&self, path: &str) -> Result<Events, CallError> {
+        let request = self.request(Method::GET, path)?.timeout(FOREVER);
+        let sent = tokio::time::timeout(CALL, request.send()).await.map_err(|_| silent())?;
+        let response = sent.map_err(|error| CallError::Away(innermost(&error)))?;
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
+        Ok(Events { response, read: Vec::new() })
+    }
+
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, CallError> {
         let url = self.host.0.join(path).map_err(|error| CallError::Away(error.to_string()))?;
         let request = self.http.request(method, url);
@@ -189,20 +204,75 @@ impl Client {
 
     /// The body of an answer that is a success.
     async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, CallError> {
-        let mut response = request.send().await.map_err(|error| CallError::Away(innermost(&error)))?;
-        let status = response.status();
-        let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| CallError::Away(innermost(&error)))? {
-            if answer.len() + chunk.len() > ANSWER {
-                return Err(CallError::Away(format!("the answer has more than {ANSWER} bytes")));
+        let response = request.send().await.map_err(|error| CallError::Away(innermost(&error)))?;
+        if response.status().is_success() { whole(response).await } else { Err(refused(response).await) }
+    }
+}
+
+/// The body of an answer.
+async fn whole(mut response: Response) -> Result<Vec<u8>, CallError> {
+    let mut answer = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| CallError::Away(innermost(&error)))? {
+        extend(&mut answer, &chunk)?;
+    }
+    Ok(answer)
+}
+
+fn extend(answer: &mut Vec<u8>, chunk: &[u8]) -> Result<(), CallError> {
+    if answer.len() + chunk.len() > ANSWER {
+        return Err(CallError::Away(format!("the answer has more than {ANSWER} bytes")));
+    }
+    answer.extend_from_slice(chunk);
+    Ok(())
+}
+
+/// What an answer says that is no success.
+async fn refused(response: Response) -> CallError {
+    let status = response.status();
+    match whole(response).await {
+        Ok(answer) => {
+            let Problem { code, detail } = serde_json::from_slice(&answer).unwrap_or_default();
+            CallError::Refused { status, code, detail }
+        }
+        Err(error) => error,
+    }
+}
+
+fn silent() -> CallError {
+    CallError::Away("no answer in time".to_owned())
+}
+
+/// Server-sent events as they come.
+pub(crate) struct Events {
+    response: Response,
+    /// What has come of the next one.
+    read: Vec<u8>,
+}
+
+impl Events {
+    /// The data of the next event. Waits for it as long as for a whole answer.
+    pub(crate) async fn next(&mut self) -> Result<String, CallError> {
+        tokio::time::timeout(CALL, self.read_next()).await.unwrap_or_else(|_| Err(silent()))
+    }
+
+    async fn read_next(&mut self) -> Result<String, CallError> {
+        let mut searched = 0;
+        loop {
+            let found = self.read[searched..].windows(2).position(|pair| pair == b"\n\n");
+            if let Some(end) = found.map(|position| searched + position) {
+                let event: Vec<u8> = self.read.drain(..end + 2).take(end).collect();
+                let event = String::from_utf8_lossy(&event).into_owned();
+                if let Some(data) = event.strip_prefix("data: ") {
+                    return Ok(data.to_owned());
+                }
+                searched = 0;
+                continue;
             }
-            answer.extend_from_slice(&chunk);
+            searched = self.read.len().saturating_sub(1);
+            let chunk = self.response.chunk().await.map_err(|error| CallError::Away(innermost(&error)))?;
+            let Some(chunk) = chunk else { return Err(CallError::Away("it has stopped".to_owned())) };
+            extend(&mut self.read, &chunk)?;
         }
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let Problem { code, detail } = serde_json::from_slice(&answer).unwrap_or_default();
-        Err(CallError::Refused { status, code, detail })
     }
 }
 

@@ -254,7 +254,8 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::control::{self, Control, Kv, Readiness};
+    use crate::control::{self, Control, Kv, Readiness, Streams};
+    use crate::facts::Observer;
     use crate::metrics::Metrics;
     use crate::telemetry::{Level, LogLevel};
     use crate::token::Token;
@@ -279,6 +280,8 @@ mod tests {
             components: control::Components::new(crate::swap::testing::swapper(Vec::new()).0),
             metrics: Metrics::of(&registry),
             log_level: Level::new(LogLevel::Off).0,
+            observer: Observer::of(&registry),
+            streams: Streams::new(),
         };
         let served = tokio::spawn(control::serve(listener, control, std::future::pending()));
         (internal, registry, served)

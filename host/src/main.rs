@@ -4,6 +4,7 @@
 //! - [`app`]: puts the pieces together and runs them until a signal.
 //! - [`data`]: the data directory and the store in it.
 //! - [`edge`]: the public address. [`control`]: the internal one.
+//! - [`facts`]: what is going on, as operators see it.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`look`]: whether a file is still the same.
@@ -17,6 +18,7 @@ mod client;
 mod control;
 mod data;
 mod edge;
+mod facts;
 mod join;
 mod kv;
 mod linger;

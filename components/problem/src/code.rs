@@ -58,6 +58,8 @@ codes! {
     InvalidApiKey = "invalid_api_key", UNAUTHORIZED, "A valid API key is needed";
     /// The internal address wants a bearer token.
     Unauthorized = "unauthorized", UNAUTHORIZED, "A valid token is needed";
+    /// A browser sent the request for a page that the address doesn't serve itself.
+    ForeignOrigin = "foreign_origin", FORBIDDEN, "The request comes from another site";
     /// No resource has this path.
     NotFound = "not_found", NOT_FOUND, "There is nothing at this path";
     /// The store has no such key.

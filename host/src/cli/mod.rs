@@ -13,6 +13,7 @@ mod rollback;
 mod status;
 mod swap;
 mod table;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -165,9 +166,16 @@ pub(crate) struct CheckArgs {
     pub(crate) file: PathBuf,
 }
 
-/// Show the instances and components of a running host
+/// Show what is going on in a running host: instances, components, requests, the store, the last failures
+///
+/// With --watch, what is shown is kept up to date until Ctrl-C: in place on a terminal, else one after the other, with
+/// -o json as one line each.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
+    /// Show it again every second
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+
     /// How to write it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
@@ -503,6 +511,7 @@ mod tests {
             "host join --name a --url http://x --health-path healthz",
             "host status --internal 127.0.0.1:9090",
             "host status -o yaml",
+            "host status --watch=5",
             "host swap storage",
             "host swap .. new.wasm",
             "host swap storage new.wasm --rehearse some",

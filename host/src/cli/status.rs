@@ -1,44 +1,94 @@
 //! `host status`.
 
+use std::fmt::Write;
+
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::table::{ago, short, table};
+use super::watch::watch;
 use super::{Output, StatusArgs};
-use crate::control::{Instances, Listed};
+use crate::control::Rotation;
+use crate::facts::{ComponentFacts, Facts, Failure, History};
 
-/// Asks the host and prints its instances and components to stdout: as tables, or as
-/// `{"available","total","instances":[…],"components":[…]}`.
+/// Asks the host what is going on and prints it to stdout: as tables, or as the document of `/status`. With `--watch`,
+/// again and again.
 pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let client = args.host.client()?;
+    let unexpected = || format!("reading the answer of the host at {}", client.host());
+    if args.watch {
+        let show = |event: &str| match args.output {
+            // As it came: one line.
+            Output::Json => Ok(format!("{event}\n")),
+            Output::Text => Ok(text(&serde_json::from_str(event).with_context(unexpected)?) + "\n"),
+        };
+        return watch(&client, "status/events", show).await;
+    }
     let asking = || format!("asking the host at {} (set --internal if it is elsewhere)", client.host());
-    let instances: Value = client.get("instances").await.with_context(asking)?;
-    let components: Value = client.get("components").await.with_context(asking)?;
-    let text = match args.output {
-        Output::Json => {
-            let mut document = instances;
-            document["components"] = components.get("components").cloned().unwrap_or_else(|| json!([]));
-            format!("{document:#}\n")
-        }
-        Output::Text => {
-            let unexpected = || format!("reading the answer of the host at {}", client.host());
-            let instances: Instances = serde_json::from_value(instances).with_context(unexpected)?;
-            let components: Listed = serde_json::from_value(components).with_context(unexpected)?;
-            tables(&instances, &components)
-        }
-    };
-    super::print(&text)
+    let document: Value = client.get("status").await.with_context(asking)?;
+    super::print(&match args.output {
+        Output::Json => format!("{document:#}\n"),
+        Output::Text => text(&serde_json::from_value(document).with_context(unexpected)?),
+    })
 }
 
-fn tables(instances: &Instances, components: &Listed) -> String {
-    let mut text = format!("{} of {} instances are available\n\n", instances.available, instances.total);
-    let rows = instances.instances.iter().map(|instance| {
-        let seen = ago(instance.last_seen_ms);
-        [instance.namespace.clone(), instance.name.clone(), instance.state.clone(), instance.address.clone(), seen]
-    });
-    table(&mut text, ["NAMESPACE", "INSTANCE", "STATE", "ADDRESS", "LAST SEEN"], rows);
+fn text(facts: &Facts) -> String {
+    let mut text = format!("{} of {} instances are available\n", facts.available, facts.total);
+    if let Some(reason) = &facts.not_ready {
+        write(&mut text, format_args!("not ready: {reason}\n"));
+    }
+    summary(&mut text, facts);
     text.push('\n');
-    let rows = components.components.iter().map(|component| {
+    instances(&mut text, facts);
+    text.push('\n');
+    components(&mut text, &facts.components);
+    if !facts.failures.is_empty() {
+        text.push('\n');
+        failures(&mut text, &facts.failures);
+    }
+    text
+}
+
+/// The newest figures, a line for each subject.
+fn summary(text: &mut String, facts: &Facts) {
+    let History { per_second, errors_per_second, p50_ms, p99_ms, sync_p99_ms, .. } = &facts.history;
+    let newest = |values: &[f64]| values.last().copied().unwrap_or_default();
+    let (requests, errors) = (newest(per_second), newest(errors_per_second));
+    write(text, format_args!("requests: {requests}/s, {errors}/s failed, {} in flight", facts.in_flight));
+    if let (Some(Some(p50)), Some(Some(p99))) = (p50_ms.last(), p99_ms.last()) {
+        write(text, format_args!("; half within {p50} ms, 99 % within {p99} ms"));
+    }
+    let sum = |of: fn(&ComponentFacts) -> usize| facts.components.iter().map(of).sum::<usize>();
+    let (busy, idle) = (sum(|component| component.guests.busy), sum(|component| component.guests.idle));
+    let waiting = sum(|component| component.guests.waiting);
+    write(text, format_args!("\nguests: {busy} busy, {idle} idle; {waiting} requests wait for one\n"));
+    write(text, format_args!("store: {} keys", facts.store.keys));
+    if let Some(bytes) = facts.store.log_bytes {
+        write(text, format_args!(", {} KiB of log", bytes.div_ceil(1024)));
+    }
+    if let Some(sync) = sync_p99_ms.iter().rev().flatten().next() {
+        write(text, format_args!("; 99 % of syncs within {sync} ms"));
+    }
+    text.push('\n');
+}
+
+fn instances(text: &mut String, facts: &Facts) {
+    let rows = facts.instances.iter().map(|instance| {
+        let mut state = instance.state.clone();
+        if instance.rotation == Rotation::Out {
+            state += " (out)";
+        }
+        let (seen, failures) = (ago(instance.last_seen_ms), instance.failures.to_string());
+        [instance.namespace.clone(), instance.name.clone(), state, instance.address.clone(), seen, failures]
+    });
+    table(text, ["NAMESPACE", "INSTANCE", "STATE", "ADDRESS", "LAST SEEN", "FAILURES"], rows);
+    if facts.unlisted > 0 {
+        write(text, format_args!("and {} more\n", facts.unlisted));
+    }
+}
+
+fn components(text: &mut String, components: &[ComponentFacts]) {
+    let rows = components.iter().map(|ComponentFacts { info: component, .. }| {
         let route = component.route.clone().unwrap_or_else(|| "-".to_owned());
         let count = component.instances.len().to_string();
         let published = format!("{} by {}", ago(component.published_ms_ago), component.published_by);
@@ -50,43 +100,92 @@ fn tables(instances: &Instances, components: &Listed) -> String {
         [name, namespace, route, count, short(&component.digest).to_owned(), published, source]
     });
     let header = ["COMPONENT", "NAMESPACE", "ROUTE", "INSTANCES", "REVISION", "PUBLISHED", "SOURCE"];
-    table(&mut text, header, rows);
-    text
+    table(text, header, rows);
+}
+
+fn failures(text: &mut String, failures: &[Failure]) {
+    let rows = failures.iter().map(|failure| {
+        let or_none = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".to_owned());
+        let what = failure.instance.as_ref().or(failure.component.as_ref()).cloned();
+        let status = failure.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        let (request, handler) = (or_none(&failure.request_id), or_none(&failure.handler));
+        [ago(failure.ms_ago), or_none(&what), handler, status, request, failure.reason.clone()]
+    });
+    table(text, ["FAILED", "WHAT", "HANDLER", "STATUS", "REQUEST", "REASON"], rows);
+}
+
+fn write(text: &mut String, part: std::fmt::Arguments<'_>) {
+    text.write_fmt(part).expect("writing to a string never fails");
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn facts() -> Value {
+        let instances = json!([
+            {"namespace": "storage", "name": "a", "state": "available", "address": "in-process", "last_seen_ms": 120},
+            {"namespace": "s", "name": "long-name", "state": "unavailable", "address": "http://x:1",
+             "last_seen_ms": 61000, "rotation": "out", "failures": 3},
+        ]);
+        let guests = json!({"busy": 1, "idle": 2, "waiting": 0, "failures": {"trap": 1}});
+        let components = json!([
+            {"name": "echo", "namespace": "echo", "route": null, "instances": ["e"], "digest": "0123456789abcdef",
+             "published_ms_ago": 7_200_000, "published_by": "swap", "source": "/srv/echo.wasm", "source_digest": null,
+             "differs_from_source": true, "draining": 0, "watching": false, "guests": guests, "revisions": []},
+            {"name": "gateway", "namespace": "gateway", "route": "/", "instances": [], "digest": "",
+             "published_ms_ago": 10, "published_by": "start", "source": "builtin:gateway", "source_digest": "",
+             "differs_from_source": false, "draining": 0, "watching": false, "guests": guests, "revisions": []},
+        ]);
+        json!({
+            "version": "0.1.0", "uptime_ms": 1, "not_ready": null, "available": 1, "total": 2, "in_flight": 4,
+            "instances": instances, "components": components, "failures": [],
+            "history": {"interval_ms": 5000, "per_second": [1.0, 12.5], "errors_per_second": [0.0, 0.2],
+                        "p50_ms": [null, 0.61], "p99_ms": [null, 2.1], "sync_p99_ms": [1.2, null]},
+            "store": {"keys": 3, "log_bytes": 2048},
+        })
+    }
 
     #[test]
     fn tables_are_aligned() {
-        let instances = json!({"available": 1, "total": 2, "instances": [
-            {"namespace": "storage", "name": "a", "state": "available", "address": "in-process", "last_seen_ms": 120},
-            {"namespace": "s", "name": "long-name", "state": "unavailable", "address": "http://x:1", "last_seen_ms": 61000},
-        ]});
-        let components = json!({"components": [
-            {"name": "echo", "namespace": "echo", "route": null, "instances": ["e"], "digest": "0123456789abcdef",
-             "published_ms_ago": 7_200_000, "published_by": "swap", "source": "/srv/echo.wasm", "source_digest": null,
-             "differs_from_source": true, "draining": 0, "watching": false},
-            {"name": "gateway", "namespace": "gateway", "route": "/", "instances": [], "digest": "",
-             "published_ms_ago": 10, "published_by": "start", "source": "builtin:gateway", "source_digest": "",
-             "differs_from_source": false, "draining": 0, "watching": false},
-        ]});
-        let text = tables(
-            &serde_json::from_value(instances).expect("instances"),
-            &serde_json::from_value(components).expect("components"),
-        );
+        let text = text(&serde_json::from_value(facts()).expect("facts"));
         let expected = "\
 1 of 2 instances are available
+requests: 12.5/s, 0.2/s failed, 4 in flight; half within 0.61 ms, 99 % within 2.1 ms
+guests: 2 busy, 4 idle; 0 requests wait for one
+store: 3 keys, 2 KiB of log; 99 % of syncs within 1.2 ms
 
-NAMESPACE  INSTANCE   STATE        ADDRESS     LAST SEEN
-storage    a          available    in-process  120 ms ago
-s          long-name  unavailable  http://x:1  61 s ago
+NAMESPACE  INSTANCE   STATE              ADDRESS     LAST SEEN   FAILURES
+storage    a          available          in-process  120 ms ago  0
+s          long-name  unavailable (out)  http://x:1  61 s ago    3
 
 COMPONENT  NAMESPACE  ROUTE  INSTANCES  REVISION      PUBLISHED           SOURCE
 echo       echo       -      1          0123456789ab  2 h ago by swap     /srv/echo.wasm (another revision runs)
 gateway    gateway    /      0                        10 ms ago by start  builtin:gateway
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_failed_is_told_when_something_did() {
+        let mut facts = facts();
+        facts["unlisted"] = 7.into();
+        facts["not_ready"] = "draining".into();
+        facts["failures"] = json!([
+            {"ms_ago": 8000, "kind": "request", "reason": "component_failed", "request_id": "ab", "component": "echo",
+             "handler": "echo", "status": 502},
+            {"ms_ago": 9000, "kind": "instance", "instance": "s/long-name", "reason": "unavailable"},
+        ]);
+        let text = text(&serde_json::from_value(facts).expect("facts"));
+        assert!(text.starts_with("1 of 2 instances are available\nnot ready: draining\n"), "{text}");
+        assert!(text.contains("\nand 7 more\n"), "{text}");
+        let expected = "
+FAILED   WHAT         HANDLER  STATUS  REQUEST  REASON
+8 s ago  echo         echo     502     ab       component_failed
+9 s ago  s/long-name  -        -       -        unavailable
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 }

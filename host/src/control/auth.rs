@@ -8,10 +8,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use problem::{Code, Problem};
 
-use super::{Control, Failure};
+use super::{Control, Failure, dashboard};
 use crate::linger::linger;
 
-/// Paths that answer without the token, because probes and scrapers rarely have one. They tell nothing worth hiding.
+/// Paths that answer without the token, because probes and scrapers rarely have one. They tell nothing worth hiding. Neither
+/// do the dashboard's own files: what it shows, it asks for with the token.
 const OPEN: [&str; 4] = ["/healthz", "/livez", "/readyz", "/metrics"];
 
 /// Lets a request through if it shows the token, or needs none. Runs before routing is visible, so that a caller without
@@ -21,7 +22,8 @@ pub(super) async fn require_token(State(control): State<Arc<Control>>, request: 
         return next.run(request).await;
     };
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    if OPEN.contains(&request.uri().path()) || shown.is_some_and(|shown| token.matches(shown)) {
+    let path = request.uri().path();
+    if OPEN.contains(&path) || dashboard::is_file(path) || shown.is_some_and(|shown| token.matches(shown)) {
         return next.run(request).await;
     }
     // A component, for example: the answer is to be seen.

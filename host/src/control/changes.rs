@@ -1,5 +1,6 @@
-//! Brings what becomes of instances into the log: which are unavailable, available again, or gone. That one came is told by
-//! who registered it.
+//! Brings what becomes of instances into the log, and those that became unavailable to the failures that are shown: which are
+//! unavailable, available again, or gone. That one came is told by who registered it; that it was taken out of rotation, by
+//! who did that.
 //!
 //! Looks at the registry's snapshots from aside, so that neither the registry nor a request has to wait for the log. What
 //! changes twice between two looks isn't told. Bounded by [`MOST`] lines a look.
@@ -8,7 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::{Registry, Snapshot};
+use registry::{Registry, Rotation, Snapshot};
+
+use crate::facts::Failures;
 
 /// How often there is a look.
 const LOOK: Duration = Duration::from_millis(250);
@@ -16,7 +19,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Lines that one look may write; what is more is told by its number.
 const MOST: usize = 64;
 
-/// Whether each instance is available, by namespace and name, with its address.
+/// Whether each instance would be available if it were in rotation, by namespace and name, with its address. One that is out
+/// counts as available: what is done to it on purpose is no failure.
 type States = BTreeMap<(String, String), (bool, String)>;
 
 /// What became of an instance.
@@ -28,7 +32,7 @@ enum Change {
 }
 
 /// Tells what changes from now on, for ever.
-pub(super) async fn tell(registry: &Registry) {
+pub(super) async fn tell(registry: &Registry, failures: &Failures) {
     let mut seen = registry.snapshot().clone();
     let mut states = states(&seen);
     loop {
@@ -42,7 +46,10 @@ pub(super) async fn tell(registry: &Registry) {
         for (change, namespace, instance, address) in changes.iter().take(MOST) {
             match change {
                 Change::Went => tracing::info!(namespace, instance, address, "an instance is not registered any more"),
-                Change::Unavailable => tracing::warn!(namespace, instance, address, "an instance is unavailable"),
+                Change::Unavailable => {
+                    tracing::warn!(namespace, instance, address, "an instance is unavailable");
+                    failures.record_instance(namespace, instance);
+                }
                 Change::Available => tracing::info!(namespace, instance, address, "an instance is available again"),
             }
         }
@@ -57,7 +64,7 @@ fn states(snapshot: &Snapshot) -> States {
     let members = snapshot.namespaces().flat_map(|group| group.members());
     let states = members.map(|member| {
         let name = (member.namespace().to_string(), member.name().to_string());
-        (name, (member.is_available(), member.location().to_string()))
+        (name, (member.is_available() || member.rotation() == Rotation::Out, member.location().to_string()))
     });
     states.collect()
 }

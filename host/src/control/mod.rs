@@ -2,24 +2,28 @@
 //!
 //! Runs on the control runtime, never on a worker, and touches the data plane only through the registry's snapshots.
 //! Lives from [`serve`] until its shutdown future. Bounded by the constants in `server` (connections, head, time) and
-//! in `body`. Parts: `server` (connections), `auth` (token), `body`, `components` (swaps), `kv` (the store), `registration`,
-//! `lookup`, `listing`, `readiness`, `metrics`, `log_level`, `own` (which addresses are this host's), `leases` (the passing of
-//! time), `changes` (what becomes of instances, for the log).
+//! in `body`. Parts: `server` (connections), `auth` (token), `origin` (whose pages may ask), `body`, `components` (swaps), `kv`
+//! (the store), `registration`, `lookup`, `listing`, `readiness`, `metrics`, `log_level`, `status` (what is going on, also as a
+//! stream), `dashboard` (the page that shows it), `own` (which addresses are this host's), `leases` (the passing of time),
+//! `changes` (what becomes of instances, for the log).
 
 mod auth;
 mod body;
 mod changes;
 mod components;
+mod dashboard;
 mod kv;
 mod leases;
 mod listing;
 mod log_level;
 mod lookup;
 mod metrics;
+mod origin;
 mod own;
 mod readiness;
 mod registration;
 mod server;
+mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,15 +37,17 @@ use problem::{Code, Problem};
 use registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::facts::Observer;
 use crate::linger::linger;
 use crate::metrics::Metrics;
 use crate::telemetry::Level;
 use crate::token::Token;
 
-pub(crate) use components::{Components, LARGEST_COMPONENT, Listed, Revisions};
+pub(crate) use components::{Components, LARGEST_COMPONENT, Revisions};
 pub(crate) use kv::Kv;
-pub(crate) use listing::Instances;
+pub(crate) use listing::{Instance, Rotation};
 pub(crate) use readiness::Readiness;
+pub(crate) use status::Streams;
 
 /// What the internal address answers with.
 pub(crate) struct Control {
@@ -63,16 +69,26 @@ pub(crate) struct Control {
     pub(crate) metrics: Metrics,
     /// What `/log-level` shows and sets.
     pub(crate) log_level: Level,
+    /// What `/status` shows.
+    pub(crate) observer: Observer,
+    /// Those who watch it.
+    pub(crate) streams: Streams,
 }
 
 /// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
 pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: impl Future<Output = ()>) {
-    let registry = control.registry.clone();
-    let router = router(Arc::new(control));
+    let control = Arc::new(control);
+    let shutdown = async {
+        shutdown.await;
+        // They would never end by themselves.
+        control.streams.end();
+    };
     tokio::select! {
-        () = server::serve(listener, router, shutdown) => {}
-        () = leases::expire(&registry) => {}
-        () = changes::tell(&registry) => {}
+        () = server::serve(listener, router(control.clone()), shutdown) => {}
+        () = leases::expire(&control.registry) => {}
+        () = changes::tell(&control.registry, control.observer.failures()) => {}
+        () = control.observer.keep_sampling() => {}
+        () = control.streams.feed(&control.observer) => {}
     }
 }
 
@@ -83,7 +99,12 @@ fn router(control: Arc<Control>) -> Router {
         .route("/heartbeat", post(registration::heartbeat))
         .route("/api/register", post(registration::register_caller))
         .route("/api/lookup", post(lookup::lookup))
+        .route("/", get(dashboard::page))
+        .route("/dashboard/{file}", get(dashboard::file))
+        .route("/status", get(status::status))
+        .route("/status/events", get(status::events))
         .route("/instances", get(listing::instances))
+        .route("/instances/{namespace}/{name}", put(listing::rotate))
         .route("/components", get(components::list))
         .route("/components/{name}", put(components::swap))
         .route("/components/{name}/revisions", get(components::revisions))
@@ -100,6 +121,7 @@ fn router(control: Arc<Control>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&control), auth::require_token))
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), origin::refuse_foreign))
         .with_state(control)
 }
 

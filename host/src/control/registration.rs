@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::Fields;
 use super::server::Connection;
-use super::{Control, Failure, lookup, own};
+use super::{Control, Failure, listing, lookup, own};
 
 /// What a registered service has to know.
 #[derive(Debug, Serialize, Deserialize)]
@@ -114,10 +114,7 @@ pub(super) async fn deregister(
     State(control): State<Arc<Control>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<StatusCode, Failure> {
-    let invalid = |detail: String| Problem::new(Code::InvalidRequest, detail);
-    let Path((namespace, name)) = path.map_err(|error| invalid(error.body_text()))?;
-    let namespace: Namespace = namespace.parse().map_err(|error| invalid(format!("the namespace: {error}")))?;
-    let name: Name = name.parse().map_err(|error| invalid(format!("the name: {error}")))?;
+    let (namespace, name) = listing::named(path)?;
     if !control.registry.deregister(&namespace, &name) {
         return Err(unknown(&namespace, &name).into());
     }

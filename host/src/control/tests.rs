@@ -12,11 +12,13 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::cli::RunArgs;
+use crate::facts::Failures;
 use crate::manifest::{self, Component, Environment};
 use crate::swap::testing;
 use crate::telemetry::LogLevel;
 
 mod components;
+mod status;
 
 struct Running {
     url: String,
@@ -53,6 +55,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
     let registry = Registry::new(config);
     let readiness = Readiness::new();
     let (swapper, folder) = testing::swapper(storage());
+    let metrics = Metrics::of(&registry);
     let control = Control {
         registry: registry.clone(),
         kv: Kv::default(),
@@ -61,8 +64,10 @@ async fn start(token: Option<&str>, config: Config) -> Running {
         public: "127.0.0.1:8080".parse().expect("an address"),
         internal: address,
         components: Components::new(swapper),
-        metrics: Metrics::of(&registry),
+        observer: Observer::new(metrics.clone(), readiness.clone(), Failures::default()),
+        metrics,
         log_level: Level::new(LogLevel::Info).0,
+        streams: Streams::new(),
     };
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(serve(listener, control, async {

@@ -144,8 +144,8 @@ impl HttpBody for Download {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.patience.reset();
             match &frame {
-                Some(Ok(frame)) => self.exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
-                Some(Err(_)) => {}
+                Some(Ok(frame)) => self.exchange.sent(frame.data_ref().map_or(&[], Bytes::as_ref)),
+                Some(Err(_)) => self.exchange.broke_off(),
                 None => self.exchange.ended(),
             }
             return Poll::Ready(frame);

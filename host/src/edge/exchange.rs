@@ -14,7 +14,9 @@ use ::trace::TraceContext;
 use runtime::{Routed, Target, Worker, answer_length};
 
 use super::Edge;
+use super::failing::Failing;
 use super::trace::Step;
+use crate::facts::{Failure, Kind};
 use crate::metrics::Handler;
 use crate::telemetry::Entry;
 
@@ -47,6 +49,8 @@ struct Answer {
     length: Option<u64>,
     bytes: u64,
     ended: bool,
+    /// If it is a failure.
+    failing: Option<Box<Failing>>,
 }
 
 impl Exchange {
@@ -93,13 +97,24 @@ impl Exchange {
             length: answer_length(&self.method, status, headers),
             bytes: 0,
             ended: false,
+            failing: Failing::by_head(status, headers),
         });
     }
 
-    /// So many bytes of the answer's body go to the connection.
-    pub(super) fn sent(&mut self, bytes: usize) {
+    /// These bytes of the answer's body go to the connection.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
         if let Some(answer) = &mut self.answer {
-            answer.bytes += bytes as u64;
+            answer.bytes += bytes.len() as u64;
+            if let Some(failing) = &mut answer.failing {
+                failing.read(bytes);
+            }
+        }
+    }
+
+    /// The answer's body broke off, and it wasn't the client's doing.
+    pub(super) fn broke_off(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            answer.failing = Some(Failing::by_body());
         }
     }
 
@@ -121,6 +136,19 @@ impl Drop for Exchange {
         };
         self.handler.record(self.worker, &self.method, status, duration);
         self.step.end(&self.method, self.handler.name(), self.component.as_deref(), status);
+        if let Some(Answer { failing: Some(failing), instance, .. }) = &self.answer {
+            let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+            self.edge.failures.record(Failure {
+                kind: Kind::Request,
+                reason: failing.reason(),
+                request_id: text(&self.id),
+                component: self.component.as_deref().map(str::to_owned),
+                instance: instance.as_ref().and_then(text),
+                handler: Some(self.handler.name().to_owned()),
+                status: Some(status),
+                ..Failure::default()
+            });
+        }
         if let Some(access) = &self.edge.access {
             access.write(&Entry {
                 method: self.method.as_str(),

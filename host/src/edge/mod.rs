@@ -5,12 +5,14 @@
 //! - [`connection`]: one connection on its worker.
 //! - [`request`]: what a request must be to get in, and what is added to it.
 //! - [`body`]: bodies that are too large or stand still.
-//! - [`exchange`]: what metrics and access log are told of a request. [`trace`]: its first step in a trace.
+//! - [`exchange`]: what metrics and access log are told of a request. [`trace`]: its first step in a trace. [`failing`]: why
+//!   one failed, for operators.
 
 mod accept;
 mod body;
 mod connection;
 mod exchange;
+mod failing;
 mod forwarded;
 mod io;
 mod patience;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::facts::Failures;
 use crate::metrics::{Handler, Metrics};
 use crate::telemetry::AccessLog;
 
@@ -43,6 +46,8 @@ pub(crate) struct Edge {
     pub(crate) metrics_handler: Option<&'static Handler>,
     /// Where requests are logged, if they are.
     pub(crate) access: Option<AccessLog>,
+    /// Where those that fail are remembered.
+    pub(crate) failures: Failures,
 }
 
 /// What bounds connections and requests.

@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::{RemoteStore, User};
-use crate::control::{self, Control, Kv, Readiness};
+use crate::control::{self, Control, Kv, Readiness, Streams};
+use crate::facts::Observer;
 use crate::metrics::Metrics;
 use crate::telemetry::{Level, LogLevel};
 use crate::token::Token;
@@ -50,6 +51,8 @@ impl Owner {
         let control = Control {
             metrics: Metrics::of(&registry),
             log_level: Level::new(LogLevel::Off).0,
+            observer: Observer::of(&registry),
+            streams: Streams::new(),
             registry,
             kv,
             readiness: Readiness::new(),

@@ -21,7 +21,8 @@ pub(super) struct Histogram {
 }
 
 /// What one or more histograms of the same scale have counted.
-pub(super) struct Sum {
+#[derive(Debug)]
+pub(crate) struct Sum {
     scale: &'static Scale,
     counts: Vec<u64>,
     sum: u64,
@@ -62,6 +63,31 @@ impl Sum {
         self.counts.iter().sum()
     }
 
+    /// What was counted since `before`, an earlier sum of the same histograms.
+    pub(crate) fn since(&self, before: &Sum) -> Sum {
+        let counts = self.counts.iter().zip(&before.counts).map(|(now, before)| now.saturating_sub(*before)).collect();
+        Sum { scale: self.scale, counts, sum: self.sum.wrapping_sub(before.sum) }
+    }
+
+    /// What this share of the values is at most, in the unit that is shown, as `histogram_quantile` of Prometheus has it:
+    /// values are taken to be spread evenly over their bucket. None if there are no values.
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
+        let rank = share * self.count() as f64;
+        let mut below = 0;
+        let bucket = self.counts.iter().position(|count| {
+            below += count;
+            *count > 0 && below as f64 >= rank
+        })?;
+        let bounds = self.scale.bounds;
+        let (Some(end), begin) = (bounds.get(bucket), bucket.checked_sub(1).map_or(0, |before| bounds[before])) else {
+            // Nothing is known of those beyond the last bound but that.
+            return bounds.last().map(|last| *last as f64 / self.scale.divisor);
+        };
+        let within = self.counts[bucket] as f64;
+        let part = (rank - (below as f64 - within)) / within;
+        Some((begin as f64 + part * (end - begin) as f64) / self.scale.divisor)
+    }
+
     /// Their sum, in the unit that is shown.
     pub(super) fn sum(&self) -> f64 {
         self.sum as f64 / self.scale.divisor
@@ -94,5 +120,24 @@ mod tests {
         sum.add(&other);
         assert_eq!(sum.buckets(), [(1.0, 2), (2.0, 2), (f64::INFINITY, 2)]);
         assert_eq!((sum.count(), sum.sum()), (6, 16.1));
+    }
+
+    #[test]
+    fn a_quantile_is_within_its_bucket() {
+        let histogram = Histogram::new(&SCALE);
+        let sum = || {
+            let mut sum = Sum::new(&SCALE);
+            sum.add(&histogram);
+            sum
+        };
+        assert_eq!(sum().quantile(0.5), None);
+        for value in [1, 2, 3, 4, 11, 12, 13, 14] {
+            histogram.record(value);
+        }
+        assert_eq!([0.25, 0.5, 0.75, 1.0].map(|share| sum().quantile(share)), [0.5, 1.0, 1.5, 2.0].map(Some));
+        let before = sum();
+        histogram.record(1000);
+        let since = sum().since(&before);
+        assert_eq!((since.count(), since.quantile(0.5)), (1, Some(2.0)), "more than the last bound is not known");
     }
 }

@@ -160,9 +160,34 @@ impl Http {
                 durations.sample(&labels, &method.durations())?;
             }
         }
-        let in_flight: i64 = self.in_flight.iter().map(|count| count.0.load(Relaxed)).sum();
         let help = "Requests at the public address whose answer has not ended";
-        encoder.gauge("http_requests_in_flight", help)?.sample(&[], u64::try_from(in_flight).unwrap_or(0))
+        encoder.gauge("http_requests_in_flight", help)?.sample(&[], self.in_flight_now())
+    }
+
+    /// Requests whose answer has not ended.
+    pub(super) fn in_flight_now(&self) -> u64 {
+        let in_flight: i64 = self.in_flight.iter().map(|count| count.0.load(Relaxed)).sum();
+        u64::try_from(in_flight).unwrap_or(0)
+    }
+
+    /// Requests of all handlers that have ended, those of them that were answered by a 5xx, and how long they took.
+    pub(super) fn totals(&self) -> (u64, u64, Sum) {
+        let (mut requests, mut errors, mut durations) = (0, 0, Self::no_durations());
+        for handler in self.handlers.load_full().values() {
+            for method in handler.methods() {
+                for (status, count) in method.statuses() {
+                    requests += count;
+                    errors += if status >= 500 { count } else { 0 };
+                }
+                method.shards.iter().for_each(|series| durations.add(&series.durations));
+            }
+        }
+        (requests, errors, durations)
+    }
+
+    /// What is summed up of no requests at all.
+    pub(super) fn no_durations() -> Sum {
+        Sum::new(&DURATIONS)
     }
 }
 

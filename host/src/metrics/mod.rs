@@ -32,6 +32,7 @@ use crate::swap::Swapper;
 use crate::swap::testing;
 use crate::telemetry::Dropped;
 use exposition::Encoder;
+use histogram::Sum;
 use http::Http;
 
 pub(crate) use exposition::Format;
@@ -51,6 +52,26 @@ struct Inner {
     sources: Sources,
     /// One scrape is rendered at a time: it is work, and anybody may ask for it.
     turn: Semaphore,
+}
+
+/// What has been counted since the start of the process.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    /// Requests that have ended.
+    pub(crate) requests: u64,
+    /// Those of them that were answered by a 5xx.
+    pub(crate) errors: u64,
+    /// How long they took.
+    pub(crate) durations: Sum,
+    /// How long syncs of the store's log took.
+    pub(crate) syncs: Sum,
+}
+
+/// Nothing.
+impl Default for Totals {
+    fn default() -> Self {
+        Self { requests: 0, errors: 0, durations: Http::no_durations(), syncs: Commits::no_syncs() }
+    }
 }
 
 /// Who is asked when a scrape comes.
@@ -92,6 +113,22 @@ impl Metrics {
     /// The answer of one that came has ended.
     pub(crate) fn left(&self, worker: usize) {
         self.0.http.left(worker);
+    }
+
+    /// What has been counted until now.
+    pub(crate) fn totals(&self) -> Totals {
+        let (requests, errors, durations) = self.0.http.totals();
+        Totals { requests, errors, durations, syncs: self.0.sources.commits.syncs() }
+    }
+
+    /// Requests whose answer has not ended.
+    pub(crate) fn in_flight_now(&self) -> u64 {
+        self.0.http.in_flight_now()
+    }
+
+    /// Who knows the rest.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.0.sources
     }
 
     /// Everything as it is now, in the format that suits the client. Rendered aside: it must not hold up a worker.

@@ -54,9 +54,20 @@ impl Commits {
         }
     }
 
-    pub(super) fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
-        let mut syncs = Sum::new(&SYNCS);
+    /// How long syncs took.
+    pub(super) fn syncs(&self) -> Sum {
+        let mut syncs = Self::no_syncs();
         syncs.add(&self.syncs);
+        syncs
+    }
+
+    /// What is summed up of none at all.
+    pub(super) fn no_syncs() -> Sum {
+        Sum::new(&SYNCS)
+    }
+
+    pub(super) fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let syncs = self.syncs();
         let help = "Seconds that syncing the store's log to disk took";
         encoder.histogram("store_sync_duration_seconds", help)?.sample(&[], &syncs)?;
         let mut batches = Sum::new(&BATCHES);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::history::{History, SourceIdentity};
 use super::slot::Slot;
-use super::{Item, PublishedBy, SwapError, Swapped, Swapper, blocking, rejected, swapped};
+use super::{Item, PublishedBy, SwapError, Swapped, Swapper, blocking, swapped};
 use crate::manifest::{Component, Source, SwapPolicy};
 
 impl Swapper {
@@ -93,7 +93,7 @@ impl Swapper {
         let (size, spec) = (code.bytes().len() as u64, component.spec.clone());
         let prepared = self.prepare(spec, code.clone()).await;
         let by = PublishedBy::Manifest;
-        let revision = prepared.map_err(|reason| of_component(&slot.name, rejected(slot, by, reason)))?;
+        let revision = prepared.map_err(|reason| of_component(&slot.name, self.rejected(slot, by, reason)))?;
         let SwapPolicy { rehearse, promote, .. } = component.swap;
         let rehearsed = self.rehearse(slot, &revision, rehearse, promote, by).await;
         rehearsed.map_err(|error| of_component(&slot.name, error))?;

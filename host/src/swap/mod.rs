@@ -31,6 +31,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::counts::Ending;
 use self::history::HistoryError;
 use self::slot::{Slot, WAITING};
+use crate::facts::Failures;
 use crate::manifest::Manifest;
 
 pub(crate) use history::SourceIdentity;
@@ -54,6 +55,8 @@ struct Inner {
     /// Held from the record on disk until what it says is served.
     publishing: Turn<()>,
     stopping: AtomicBool,
+    /// Where what goes wrong is remembered for people.
+    failures: Failures,
 }
 
 /// One revision of a change.
@@ -222,7 +225,7 @@ impl Swapper {
         }
         let code = self.kept_code(slot, target.digest()).await?;
         let prepared = self.prepare(target.spec.clone(), code).await;
-        let revision = prepared.map_err(|reason| rejected(slot, by, reason))?;
+        let revision = prepared.map_err(|reason| self.rejected(slot, by, reason))?;
         self.publish(vec![item(revision)], &[], by).await?;
         Ok(swapped(slot, target.digest(), Some(active), begun))
     }
@@ -235,7 +238,7 @@ impl Swapper {
         code: Code,
         options: SwapOptions,
     ) -> Result<(Arc<Revision>, Option<RehearsalReport>), SwapError> {
-        let revision = self.prepare(spec, code).await.map_err(|reason| rejected(slot, options.by, reason))?;
+        let revision = self.prepare(spec, code).await.map_err(|reason| self.rejected(slot, options.by, reason))?;
         let (rehearse, promote) = {
             let policy = &slot.state().policy;
             (options.rehearse.unwrap_or(policy.rehearse), options.promote.unwrap_or(policy.promote))
@@ -279,7 +282,7 @@ impl Swapper {
             }
             Err(reason) => {
                 revision.retire(Duration::ZERO).await;
-                Err(rejected(slot, by, reason))
+                Err(self.rejected(slot, by, reason))
             }
         }
     }
@@ -288,6 +291,13 @@ impl Swapper {
     async fn kept_code(&self, slot: &Arc<Slot>, digest: Digest) -> Result<Code, SwapError> {
         let slot = slot.clone();
         blocking(move || slot.history().read(digest)).await
+    }
+
+    fn rejected(&self, slot: &Slot, by: PublishedBy, reason: String) -> SwapError {
+        tracing::warn!(component = slot.name, %by, "a revision was rejected: {reason}");
+        slot.counts.add(Ending::Rejected);
+        self.0.failures.record_swap(&slot.name, &format!("refused: {reason}"));
+        SwapError::Rejected { reason }
     }
 
     fn slot(&self, name: &str) -> Result<Arc<Slot>, SwapError> {
@@ -341,12 +351,6 @@ fn failed(error: &JoinError) -> SwapError {
     SwapError::Rejected { reason: format!("the host made a mistake, which is in its log: {error}") }
 }
 
-fn rejected(slot: &Slot, by: PublishedBy, reason: String) -> SwapError {
-    tracing::warn!(component = slot.name, %by, "a revision was rejected: {reason}");
-    slot.counts.add(Ending::Rejected);
-    SwapError::Rejected { reason }
-}
-
 fn swapped(slot: &Slot, digest: Digest, previous: Option<Digest>, begun: Instant) -> Swapped {
     Swapped {
         name: slot.name.clone(),
@@ -384,7 +388,7 @@ pub(crate) mod testing {
     /// One that serves these components.
     pub(crate) fn swapper(components: Vec<Component>) -> (Swapper, TempDir) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let swapper = Swapper::start(runtime(), folder.path().to_owned(), components);
+        let swapper = Swapper::start(runtime(), folder.path().to_owned(), components, Failures::default());
         (swapper.expect("the components can be run"), folder)
     }
 }

@@ -62,8 +62,11 @@ impl Swapper {
         by: PublishedBy,
     ) -> Result<(), SwapError> {
         let published = self.record_and_serve(items, removed, by).await;
-        if published.is_err() {
-            items.iter().for_each(|item| item.slot.counts.add(Ending::Failed));
+        if let Err(error) = &published {
+            for item in items {
+                item.slot.counts.add(Ending::Failed);
+                self.0.failures.record_swap(&item.slot.name, &format!("not published: {error}"));
+            }
         }
         published
     }
@@ -219,6 +222,7 @@ impl Swapper {
         tracing::error!(component = slot.name, %digest, %to, "a revision was rolled back: {reason}");
         let outcome = format!("rolled back: {reason}");
         slot.state().set_outcome(&failed, &outcome);
+        self.0.failures.record_swap(&slot.name, &outcome);
         if let Err(error) = record(&item, by, Some(outcome)).await {
             tracing::error!(component = slot.name, "the rollback could not be recorded: {error}");
         }

@@ -10,6 +10,7 @@ use super::history::{History, SourceIdentity, Start};
 use super::slot::{Past, Slot};
 use super::{Inner, PublishedBy, Swapper};
 use crate::cli::{Exit, exit};
+use crate::facts::Failures;
 use crate::manifest::Component;
 
 impl Swapper {
@@ -18,7 +19,12 @@ impl Swapper {
     ///
     /// # Errors
     /// A component that can't be loaded, [`exit::USAGE`].
-    pub(crate) fn start(runtime: Arc<Runtime>, folder: PathBuf, components: Vec<Component>) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        runtime: Arc<Runtime>,
+        folder: PathBuf,
+        components: Vec<Component>,
+        failures: Failures,
+    ) -> anyhow::Result<Self> {
         let mut beginnings = Vec::new();
         for component in components {
             beginnings.push(Beginning::decide(component, &folder)?);
@@ -34,7 +40,7 @@ impl Swapper {
         }
         runtime.publish_first(revisions).map_err(|error| Exit::new(exit::USAGE, error))?;
         let (publishing, stopping) = Default::default();
-        Ok(Self(Arc::new(Inner { runtime, folder, slots: Mutex::new(slots), publishing, stopping })))
+        Ok(Self(Arc::new(Inner { runtime, folder, slots: Mutex::new(slots), publishing, stopping, failures })))
     }
 }
 

@@ -289,6 +289,22 @@ pub struct InstanceInfo {
     pub location: Location,
     /// How long ago it gave a sign of life: a registration, a heartbeat, or a health check that passed.
     pub last_seen: Duration,
+    /// Whether it may be picked at all.
+    pub rotation: Rotation,
+    /// Health checks that failed, requests that did not reach it and leases that it missed since it came, or was replaced.
+    pub failures: u64,
+}
+
+/// Whether an instance takes its turn when it is healthy. An operator says so, and nothing else changes it: neither
+/// checks and heartbeats nor that another revision or address takes its place. Forgotten when the instance is removed,
+/// and when the process ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rotation {
+    /// It does.
+    #[default]
+    In,
+    /// It doesn't, however healthy it is. Requests that it has already are finished.
+    Out,
 }
 
 #[cfg(test)]

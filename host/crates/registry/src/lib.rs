@@ -23,7 +23,7 @@ pub mod snapshot;
 mod sorted;
 
 pub use health::HealthPolicy;
-pub use instance::{Address, InstanceInfo, InvalidAddress, InvalidName, Location, Name, Namespace};
+pub use instance::{Address, InstanceInfo, InvalidAddress, InvalidName, Location, Name, Namespace, Rotation};
 pub use registry::{Config, RegisterError, Registration, Registry, UnknownInstance};
 pub use retry::{RetryBudget, RetryPolicy};
 pub use snapshot::{Group, Member, Snapshot};

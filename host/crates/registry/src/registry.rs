@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use thiserror::Error;
 
 use crate::health::{Health, HealthPolicy};
-use crate::instance::{Address, InstanceInfo, Location, Name, Namespace};
+use crate::instance::{Address, InstanceInfo, Location, Name, Namespace, Rotation};
 use crate::lease::{Lapse, Lease};
 use crate::retry::{RetryBudget, RetryPolicy};
 use crate::snapshot::{Member, Snapshot};
@@ -198,13 +198,13 @@ impl Registry {
             return Err(RegisterError::Full { limit });
         }
         prepare();
-        for (namespace, name) in gone {
+        let stays: BTreeSet<_> = new.iter().map(|(namespace, name, _)| (namespace, name)).collect();
+        for (namespace, name) in gone.iter().filter(|(namespace, name)| !stays.contains(&(namespace, name))) {
             if matches!(records.get_mut(namespace, name), Some(Record { lease: None, .. })) {
                 records.remove(namespace, name);
             }
         }
         for (namespace, name, policy) in new {
-            records.remove(namespace, name);
             records.add(namespace, name, Location::InProcess, *policy, None, now);
         }
         for (namespace, _) in gone {
@@ -237,7 +237,6 @@ impl Registry {
                 Registration::Known
             }
             Some(_) => {
-                records.remove(namespace, name);
                 records.add(namespace, name, location, self.remote_policy(), Some(self.lease(now)), now);
                 Registration::Known
             }
@@ -280,6 +279,28 @@ impl Registry {
         true
     }
 
+    /// Takes an instance out of rotation, or back into it. It is as available as its health says when it is back.
+    ///
+    /// # Errors
+    /// [`UnknownInstance`] if no instance has that name.
+    pub fn set_rotation(
+        &self,
+        namespace: &Namespace,
+        name: &Name,
+        rotation: Rotation,
+        now: Instant,
+    ) -> Result<InstanceInfo, UnknownInstance> {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(namespace, name) else {
+            return Err(UnknownInstance { namespace: namespace.clone(), name: name.clone() });
+        };
+        record.member.set_rotation(rotation);
+        if records.settle(namespace, name) {
+            self.publish(&records);
+        }
+        Ok(records.get_mut(namespace, name).expect("it was just there").info(now))
+    }
+
     /// A health check of an instance passed or failed. One of an instance that is gone is ignored.
     pub fn record_check(&self, namespace: &Namespace, name: &Name, passed: bool, now: Instant) {
         let mut records = self.lock();
@@ -288,6 +309,8 @@ impl Registry {
         };
         if passed {
             record.last_seen = record.last_seen.max(now);
+        } else {
+            record.member.hold_against();
         }
         record.health.check(passed);
         if records.settle(namespace, name) {
@@ -341,17 +364,7 @@ impl Registry {
             Some(namespace) => records.namespaces.get(namespace).into_iter().collect(),
             None => records.namespaces.values().collect(),
         };
-        entries
-            .into_iter()
-            .flat_map(|entry| entry.records.values())
-            .map(|Record { member, last_seen, .. }| InstanceInfo {
-                namespace: member.namespace().clone(),
-                name: member.name().clone(),
-                available: member.is_available(),
-                location: member.location().clone(),
-                last_seen: now.saturating_duration_since(*last_seen),
-            })
-            .collect()
+        entries.into_iter().flat_map(|entry| entry.records.values()).map(|record| record.info(now)).collect()
     }
 
     fn remote_policy(&self) -> HealthPolicy {
@@ -378,11 +391,26 @@ impl Registry {
     }
 }
 
+impl Record {
+    fn info(&self, now: Instant) -> InstanceInfo {
+        InstanceInfo {
+            namespace: self.member.namespace().clone(),
+            name: self.member.name().clone(),
+            available: self.member.is_available(),
+            location: self.member.location().clone(),
+            last_seen: now.saturating_duration_since(self.last_seen),
+            rotation: self.member.rotation(),
+            failures: self.member.failed(),
+        }
+    }
+}
+
 impl Records {
     fn get_mut(&mut self, namespace: &Namespace, name: &Name) -> Option<&mut Record> {
         self.namespaces.get_mut(namespace)?.records.get_mut(name)
     }
 
+    /// Adds a record. One that has its name already makes way for it, and hands on its rotation.
     fn add(
         &mut self,
         namespace: &Namespace,
@@ -392,7 +420,9 @@ impl Records {
         lease: Option<Lease>,
         now: Instant,
     ) {
-        let member = Arc::new(Member::new(namespace.clone(), name.clone(), location, policy.unhealthy_after));
+        let rotation = self.remove(namespace, name);
+        let member = Member::new(namespace.clone(), name.clone(), location, policy.unhealthy_after, rotation);
+        let member = Arc::new(member);
         self.next.place(&member);
         let record = Record { member, health: Health::new(policy), lease, due: None, last_seen: now };
         self.namespaces.entry(namespace.clone()).or_default().records.insert(name.clone(), record);
@@ -400,13 +430,11 @@ impl Records {
         self.schedule(namespace, name);
     }
 
-    /// Removes a record, but not its namespace.
-    fn remove(&mut self, namespace: &Namespace, name: &Name) {
-        let Some(entry) = self.namespaces.get_mut(namespace) else {
-            return;
-        };
-        let Some(record) = entry.records.remove(name) else {
-            return;
+    /// Removes a record, but not its namespace. Returns the rotation it was in, or, if there is none, the usual one.
+    fn remove(&mut self, namespace: &Namespace, name: &Name) -> Rotation {
+        let removed = self.namespaces.get_mut(namespace).and_then(|entry| entry.records.remove(name));
+        let Some(record) = removed else {
+            return Rotation::default();
         };
         self.instances -= 1;
         if let Some(due) = record.due {
@@ -414,6 +442,7 @@ impl Records {
         }
         record.member.set_available(false);
         self.next.take_out(&record.member);
+        record.member.rotation()
     }
 
     fn drop_if_empty(&mut self, namespace: &Namespace) {
@@ -440,7 +469,10 @@ impl Records {
             return false;
         };
         match record.lease.as_mut().and_then(|lease| lease.advance(now)) {
-            Some(Lapse::Missed) => record.health.fail(),
+            Some(Lapse::Missed) => {
+                record.member.hold_against();
+                record.health.fail();
+            }
             Some(Lapse::Over) => {
                 self.remove(namespace, name);
                 self.drop_if_empty(namespace);
@@ -469,20 +501,20 @@ impl Records {
         }
     }
 
-    /// Brings a member up to date with its health. Says whether it changed.
+    /// Brings a member up to date with its health and rotation. Says whether it changed.
     fn settle(&mut self, namespace: &Namespace, name: &Name) -> bool {
         let Some(record) = self.get_mut(namespace, name) else {
             return false;
         };
-        let healthy = record.health.is_healthy();
-        if record.member.is_available() == healthy {
+        let available = record.health.is_healthy() && record.member.rotation() == Rotation::In;
+        if record.member.is_available() == available {
             return false;
         }
-        if healthy {
+        if available {
             // Otherwise the first failure after its return would take it out again.
             record.member.clear_failures();
         }
-        record.member.set_available(healthy);
+        record.member.set_available(available);
         let member = record.member.clone();
         self.next.place(&member);
         true

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::balance::RoundRobin;
-use crate::instance::{Location, Name, Namespace};
+use crate::instance::{Location, Name, Namespace, Rotation};
 use crate::sorted::{Named, Sorted};
 
 /// All namespaces at one moment.
@@ -39,8 +39,12 @@ pub struct Member {
     unhealthy_after: u32,
     /// Written under the registry's lock only.
     available: AtomicBool,
+    /// Whether it is out of rotation. Written under the registry's lock only.
+    out: AtomicBool,
     /// Requests that failed in a row. Written by the data plane, without the lock.
     failures: AtomicU32,
+    /// Everything that was held against it, for people.
+    failed: AtomicU64,
 }
 
 impl Snapshot {
@@ -141,14 +145,22 @@ impl Group {
 }
 
 impl Member {
-    pub(crate) fn new(namespace: Namespace, name: Name, location: Location, unhealthy_after: u32) -> Self {
+    pub(crate) fn new(
+        namespace: Namespace,
+        name: Name,
+        location: Location,
+        unhealthy_after: u32,
+        rotation: Rotation,
+    ) -> Self {
         Self {
             namespace,
             name,
             location,
             unhealthy_after: unhealthy_after.max(1),
-            available: AtomicBool::new(true),
+            available: AtomicBool::new(rotation == Rotation::In),
+            out: AtomicBool::new(rotation == Rotation::Out),
             failures: AtomicU32::new(0),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -176,6 +188,25 @@ impl Member {
         self.available.store(available, Ordering::Relaxed);
     }
 
+    /// Whether it takes its turn when it is healthy.
+    pub fn rotation(&self) -> Rotation {
+        if self.out.load(Ordering::Relaxed) { Rotation::Out } else { Rotation::In }
+    }
+
+    pub(crate) fn set_rotation(&self, rotation: Rotation) {
+        self.out.store(rotation == Rotation::Out, Ordering::Relaxed);
+    }
+
+    /// How often something was held against it.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// A check failed, or a lease was missed.
+    pub(crate) fn hold_against(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A request reached it: the row of failures ends.
     pub(crate) fn clear_failures(&self) {
         // Healthy instances only ever read here: all workers share the cache line.
@@ -186,6 +217,7 @@ impl Member {
 
     /// A request failed. True if the row is now long enough for the member to become unavailable.
     pub(crate) fn count_failure(&self) -> bool {
+        self.hold_against();
         // At most one failure for each request in flight comes after the member became unavailable: no overflow.
         self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= self.unhealthy_after
     }

@@ -237,6 +237,37 @@ fn failed_requests_are_not_outweighed_by_checks() {
 }
 
 #[test]
+fn who_is_out_of_rotation_comes_back_when_told_and_not_before() {
+    let (registry, storage, now) = three_in_process();
+    let (two, remote) = (name("storage-2"), name("remote"));
+    registry.register(&storage, &remote, address(1), now).expect("there is room");
+    let rotate = |name: &Name, rotation| registry.set_rotation(&storage, name, rotation, now).expect("it is known");
+    for name in [&two, &remote] {
+        let info = rotate(name, Rotation::Out);
+        assert_eq!((info.available, info.rotation), (false, Rotation::Out));
+    }
+    // None of what brings an instance back to health does.
+    add_in_process(&registry, &storage, &two, now).expect("it takes its own place");
+    registry.heartbeat(&storage, &remote, now).expect("it is known");
+    registry.register(&storage, &remote, address(2), now).expect("it is known");
+    registry.record_check(&storage, &two, true, now);
+    assert_eq!(picks(&registry, "storage", 4), ["storage-1", "storage-3", "storage-1", "storage-3"]);
+
+    assert!(rotate(&two, Rotation::In).available);
+    assert_eq!(picks(&registry, "storage", 3).into_iter().collect::<BTreeSet<_>>().len(), 3);
+    // Back in rotation is not back in health.
+    for _ in 0..3 {
+        registry.record_check(&storage, &remote, false, now);
+    }
+    assert!(!rotate(&remote, Rotation::In).available);
+    registry.deregister(&storage, &remote);
+    let nobody = registry.set_rotation(&storage, &remote, Rotation::Out, now);
+    assert_eq!(nobody, Err(UnknownInstance { namespace: storage.clone(), name: remote.clone() }));
+    registry.register(&storage, &remote, address(2), now).expect("there is room");
+    assert!(rotate(&remote, Rotation::In).available, "what was removed is forgotten");
+}
+
+#[test]
 fn last_seen_is_the_last_sign_of_life() {
     let (registry, storage, start) = three_in_process();
     registry.register(&storage, &name("a"), address(1), start).expect("register");
@@ -283,6 +314,10 @@ enum Step {
     Wait(u64),
     /// Picks this many rounds.
     Pick(usize),
+    /// Takes one out of rotation, or back into it.
+    Rotate(usize, Rotation),
+    /// Another revision takes the place of the one in process.
+    Replace(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -295,6 +330,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8_000u64).prop_map(Step::Wait),
         1 => (0..160_000u64).prop_map(Step::Wait),
         3 => (1..4usize).prop_map(Step::Pick),
+        3 => (0..6usize, any::<bool>())
+            .prop_map(|(who, out)| Step::Rotate(who, if out { Rotation::Out } else { Rotation::In })),
+        1 => (0..2usize).prop_map(Step::Replace),
     ]
 }
 
@@ -305,7 +343,9 @@ const POLICY: HealthPolicy = HealthPolicy { unhealthy_after: 3, healthy_after: 2
 #[derive(Clone, Debug)]
 struct Expected {
     port: Option<u16>,
-    available: bool,
+    healthy: bool,
+    rotation: Rotation,
+    failures: u64,
     failed_checks: u32,
     failed_requests: u32,
     passed_checks: u32,
@@ -319,7 +359,9 @@ impl Expected {
     fn new(port: Option<u16>, now: Instant) -> Self {
         Self {
             port,
-            available: true,
+            healthy: true,
+            rotation: Rotation::In,
+            failures: 0,
             failed_checks: 0,
             failed_requests: 0,
             passed_checks: 0,
@@ -329,14 +371,28 @@ impl Expected {
         }
     }
 
-    fn set_available(&mut self, available: bool) {
-        if self.available != available {
+    fn is_available(&self) -> bool {
+        self.healthy && self.rotation == Rotation::In
+    }
+
+    fn set(&mut self, healthy: bool, rotation: Rotation) {
+        let before = self.is_available();
+        if self.healthy != healthy {
             (self.failed_checks, self.passed_checks) = (0, 0);
-            if available {
-                self.failed_requests = 0;
-            }
         }
-        self.available = available;
+        (self.healthy, self.rotation) = (healthy, rotation);
+        if !before && self.is_available() {
+            self.failed_requests = 0;
+        }
+    }
+
+    fn set_healthy(&mut self, healthy: bool) {
+        self.set(healthy, self.rotation);
+    }
+
+    /// Like new, but for what an operator said.
+    fn renew(&mut self, port: Option<u16>, now: Instant) {
+        *self = Self { rotation: self.rotation, ..Self::new(port, now) };
     }
 
     fn check(&mut self, passed: bool, now: Instant) {
@@ -344,22 +400,24 @@ impl Expected {
             self.last_seen = now;
             self.failed_checks = 0;
             self.passed_checks += 1;
-            if !self.available && self.passed_checks == POLICY.healthy_after {
-                self.set_available(true);
+            if !self.healthy && self.passed_checks == POLICY.healthy_after {
+                self.set_healthy(true);
             }
         } else {
+            self.failures += 1;
             self.passed_checks = 0;
             self.failed_checks += 1;
-            if self.available && self.failed_checks == POLICY.unhealthy_after {
-                self.set_available(false);
+            if self.healthy && self.failed_checks == POLICY.unhealthy_after {
+                self.set_healthy(false);
             }
         }
     }
 
     fn report(&mut self, reached: bool) {
         self.failed_requests = if reached { 0 } else { self.failed_requests + 1 };
-        if self.available && self.failed_requests >= POLICY.unhealthy_after {
-            self.set_available(false);
+        self.failures += u64::from(!reached);
+        if self.is_available() && self.failed_requests >= POLICY.unhealthy_after {
+            self.set_healthy(false);
         }
     }
 }
@@ -405,7 +463,10 @@ impl Model {
                 } else {
                     prop_assert_eq!(answer, Ok(Registration::New));
                 }
-                self.instances.insert(who, Expected::new(Some(port), now));
+                let expected = self.instances.entry(who).or_insert_with(|| Expected::new(Some(port), now));
+                let failures = if expected.port == Some(port) { expected.failures } else { 0 };
+                expected.renew(Some(port), now);
+                expected.failures = failures;
             }
             Step::Heartbeat(who) => {
                 let (namespace, name) = Self::at(who);
@@ -413,7 +474,9 @@ impl Model {
                 match self.instances.get_mut(&who).filter(|expected| expected.port.is_some()) {
                     Some(expected) => {
                         prop_assert_eq!(answer, Ok(()));
-                        *expected = Expected::new(expected.port, now);
+                        let failures = expected.failures;
+                        expected.renew(expected.port, now);
+                        expected.failures = failures;
                     }
                     None => prop_assert_eq!(answer, Err(UnknownInstance { namespace, name })),
                 }
@@ -448,6 +511,26 @@ impl Model {
                 self.expire()?;
             }
             Step::Pick(rounds) => self.pick(rounds)?,
+            Step::Rotate(who, rotation) => {
+                let (namespace, name) = Self::at(who);
+                let answer = registry.set_rotation(&namespace, &name, rotation, now);
+                match self.instances.get_mut(&who) {
+                    Some(expected) => {
+                        expected.set(expected.healthy, rotation);
+                        let answer = answer.map(|info| (info.available, info.rotation));
+                        prop_assert_eq!(answer, Ok((expected.is_available(), rotation)));
+                    }
+                    None => prop_assert_eq!(answer, Err(UnknownInstance { namespace, name })),
+                }
+            }
+            Step::Replace(who) => {
+                let (namespace, name) = Self::at(who);
+                // As gone, too: what is new stays.
+                let gone = [(namespace.clone(), name.clone())];
+                let replaced = registry.replace_in_process(&gone, &[(namespace, name, POLICY)], now, || {});
+                prop_assert_eq!(replaced, Ok(()));
+                self.instances.get_mut(&who).expect("in process").renew(None, now);
+            }
         }
         self.compare()
     }
@@ -458,7 +541,8 @@ impl Model {
         for expected in self.instances.values_mut().filter(|expected| expected.port.is_some()) {
             if now - expected.renewed >= TTL && !expected.missed {
                 expected.missed = true;
-                expected.set_available(false);
+                expected.failures += 1;
+                expected.set_healthy(false);
             }
         }
         let remote = self.instances.values().filter(|expected| expected.port.is_some());
@@ -474,7 +558,7 @@ impl Model {
             let expected: BTreeMap<String, usize> = self
                 .instances
                 .iter()
-                .filter(|(who, expected)| inside(**who) && expected.available)
+                .filter(|(who, expected)| inside(**who) && expected.is_available())
                 .map(|(who, _)| (Self::at(*who).1.to_string(), rounds))
                 .collect();
             let mut picked = BTreeMap::new();
@@ -510,9 +594,11 @@ impl Model {
                 InstanceInfo {
                     namespace,
                     name,
-                    available: expected.available,
+                    available: expected.is_available(),
                     location: expected.port.map_or(Location::InProcess, |port| Location::Remote(address(port))),
                     last_seen: self.now - expected.last_seen,
+                    rotation: expected.rotation,
+                    failures: expected.failures,
                 }
             })
             .collect();
@@ -527,10 +613,10 @@ impl Model {
             let inside: Vec<_> =
                 self.instances.iter().filter(|(who, _)| Self::at(**who).0 == *group.namespace()).collect();
             prop_assert_eq!(group.total(), inside.len());
-            prop_assert_eq!(group.available(), inside.iter().filter(|(_, expected)| expected.available).count());
+            prop_assert_eq!(group.available(), inside.iter().filter(|(_, expected)| expected.is_available()).count());
             for (who, expected) in inside {
                 let member = group.find(Self::at(*who).1.as_str()).expect("is listed");
-                prop_assert_eq!(member.is_available(), expected.available);
+                prop_assert_eq!(member.is_available(), expected.is_available());
             }
         }
         Ok(())

@@ -1,0 +1,149 @@
+//! The last failures with their reasons, for people who want to know what just went wrong.
+//!
+//! Recorded where something fails, and nowhere else: by the edge for answers that failed, by swaps, and by who watches
+//! instances. Lives as long as the process. Bounded: the last [`KEPT`], each with texts of at most [`LONGEST`] characters.
+//! No paths, queries or headers are in it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+/// How many are remembered.
+const KEPT: usize = 50;
+
+/// Characters of a text.
+const LONGEST: usize = 200;
+
+/// The last failures. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failures(Arc<Mutex<VecDeque<(Instant, Failure)>>>);
+
+/// Something that failed. What is not known of it is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// How long ago.
+    pub(crate) ms_ago: u64,
+    /// What it was.
+    pub(crate) kind: Kind,
+    /// A code (of a problem document), or a sentence.
+    pub(crate) reason: String,
+    /// The request's id, by which the log has more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<String>,
+    /// The component that its route leads to, or that was swapped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) component: Option<String>,
+    /// The instance that answered, or that is unavailable, with its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instance: Option<String>,
+    /// The request's handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) handler: Option<String>,
+    /// The answer's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<u16>,
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// A request was answered by a 5xx, or its answer broke off.
+    #[default]
+    Request,
+    /// A revision was refused, or taken back.
+    Swap,
+    /// An instance became unavailable.
+    Instance,
+}
+
+impl Failures {
+    /// Remembers one that happened now, and forgets the oldest if there are too many.
+    pub(crate) fn record(&self, failure: Failure) {
+        let texts = |text: Option<String>| text.map(|text| plain(&text));
+        let failure = Failure {
+            reason: plain(&failure.reason),
+            request_id: texts(failure.request_id),
+            component: texts(failure.component),
+            instance: texts(failure.instance),
+            handler: texts(failure.handler),
+            ..failure
+        };
+        let mut last = self.last();
+        last.truncate(KEPT - 1);
+        last.push_front((Instant::now(), failure));
+    }
+
+    /// A revision of this component was refused, or taken back.
+    pub(crate) fn record_swap(&self, component: &str, reason: &str) {
+        let (component, reason) = (Some(component.to_owned()), reason.to_owned());
+        self.record(Failure { kind: Kind::Swap, component, reason, ..Failure::default() });
+    }
+
+    /// This instance became unavailable.
+    pub(crate) fn record_instance(&self, namespace: &str, name: &str) {
+        let instance = Some(format!("{namespace}/{name}"));
+        let reason = "unavailable".to_owned();
+        self.record(Failure { kind: Kind::Instance, instance, reason, ..Failure::default() });
+    }
+
+    /// All that are remembered, newest first.
+    pub(crate) fn list(&self) -> Vec<Failure> {
+        let age = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last().iter().map(|(at, failure)| Failure { ms_ago: age(*at), ..failure.clone() }).collect()
+    }
+
+    fn last(&self) -> MutexGuard<'_, VecDeque<(Instant, Failure)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text on one line, of a bounded length: parts of it come from components.
+fn plain(text: &str) -> String {
+    let mut characters = text.trim().chars().map(|character| if character.is_control() { ' ' } else { character });
+    let mut plain: String = characters.by_ref().take(LONGEST).collect();
+    if characters.next().is_some() {
+        plain.push('…');
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_are_kept_newest_first() {
+        let failures = Failures::default();
+        for number in 0..2 * KEPT {
+            failures.record_swap("a", &number.to_string());
+        }
+        let reasons: Vec<_> = failures.list().into_iter().map(|failure| failure.reason).collect();
+        assert_eq!(reasons, (KEPT..2 * KEPT).rev().map(|number| number.to_string()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn texts_are_bounded_and_have_one_line() {
+        let failures = Failures::default();
+        failures.record_swap("a\u{1b}[31m", &format!("two\nlines {}\n", "é".repeat(1000)));
+        let listed = failures.list().remove(0);
+        assert_eq!(listed.component.as_deref(), Some("a [31m"));
+        assert!(listed.reason.starts_with("two lines éé") && listed.reason.ends_with("é…"), "{}", listed.reason);
+        assert_eq!(listed.reason.chars().count(), LONGEST + 1);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let failures = Failures::default();
+        failures.record_instance("shop", "a");
+        let listed = failures.list().remove(0);
+        let json = serde_json::to_value(&listed).expect("it can be written");
+        let expected = serde_json::json!(
+            {"ms_ago": listed.ms_ago, "kind": "instance", "instance": "shop/a", "reason": "unavailable"}
+        );
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<Failure>(json).expect("it can be read"), listed);
+    }
+}
