@@ -176,8 +176,8 @@ fn draw(span: &Span, all: &[Span], depth: usize, tree: &mut String) {
 
 fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
     let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
-        Some(OneValue::StringValue(text)) => text,
-        Some(OneValue::IntValue(number)) => number.to_string(),
+        Some(OneValue::String(text)) => text,
+        Some(OneValue::Int(number)) => number.to_string(),
         other => panic!("{other:?}"),
     };
     attributes.into_iter().map(|attribute| (attribute.key, text(attribute.value))).collect()

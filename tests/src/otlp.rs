@@ -172,19 +172,19 @@ pub(crate) struct AnyValue {
 #[derive(Clone, PartialEq, Oneof)]
 pub(crate) enum OneValue {
     #[prost(string, tag = "1")]
-    StringValue(String),
+    String(String),
     #[prost(bool, tag = "2")]
-    BoolValue(bool),
+    Bool(bool),
     #[prost(int64, tag = "3")]
-    IntValue(i64),
+    Int(i64),
     #[prost(double, tag = "4")]
-    DoubleValue(f64),
+    Double(f64),
     #[prost(message, tag = "5")]
-    ArrayValue(ArrayValue),
+    Array(ArrayValue),
     #[prost(message, tag = "6")]
-    KvlistValue(KeyValueList),
+    Kvlist(KeyValueList),
     #[prost(bytes = "vec", tag = "7")]
-    BytesValue(Vec<u8>),
+    Bytes(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
