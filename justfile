@@ -79,7 +79,7 @@ bench *arguments: target bench-guests
         command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
     done
     command -v wasmtime >/dev/null || { echo "wasmtime is missing: cargo install --locked wasmtime-cli@48.0.8" >&2; exit 1; }
-    command -v oha >/dev/null || cargo install --quiet --locked --no-default-features oha@1.16.0
+    command -v oha >/dev/null || cargo install --quiet --locked oha@1.16.0
     CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo build --release --locked -p host -p bench
     tests/bench/figures.py "$@"
 

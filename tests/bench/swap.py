@@ -21,10 +21,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import peers
-from peers import ROOT, Server, free_port, load
+from peers import HOST, ROOT, Server, free_port, load
 
-HOST = Path(os.environ.get("HOST_BIN", peers.HOST))
 LATENCY = ROOT / "target/release/bench-latency"
 GUESTS = ROOT / "target/guests/wasm32-wasip2/release"
 MARK = b"hostler-stamp:"
