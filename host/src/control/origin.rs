@@ -3,7 +3,11 @@
 //! Whoever has a browser open can be brought to send requests to addresses that only this machine reaches. A browser says
 //! which page it asks for, so that of another one can be refused. A page whose *name* leads here (DNS rebinding) looks like
 //! our own; where no token protects, a browser must therefore have asked for an IP address or for `localhost`, which nobody
-//! else can make lead here. Other clients send none of these headers and are not concerned.
+//! else can make lead here.
+//!
+//! Other clients send none of these headers, with two exceptions. Node's `fetch` is told apart by what no page can imitate.
+//! Deno's sends `accept-language: *` and nothing else of these; since a page may write that header itself, whatever it says
+//! counts as a browser's: services in Deno need an IP address or the token.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,10 +26,10 @@ use crate::linger::linger;
 /// How the page that asks is related to what it asks for.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether it is the person who asks, by opening an address.
+/// In what way it asks: `navigate` if it is the person who does, by opening an address.
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Each of them tells that a browser asks. The last is sent with everything, and can't be taken away by a page.
+/// Each of them tells that a browser asks. The last is sent with everything; a page can change it, and not take it away.
 const OF_BROWSERS: [HeaderName; 4] = [ORIGIN, REFERER, SITE, ACCEPT_LANGUAGE];
 
 /// Lets a request through unless a browser sends it for the page of somebody else.
@@ -51,14 +55,20 @@ fn objection(headers: &HeaderMap, has_token: bool) -> Option<&'static str> {
     if matches!(text(&SITE), Some("cross-site" | "same-site")) && text(&MODE) != Some("navigate") {
         return Some("it comes from a page of another site; only the dashboard of this address may send it");
     }
-    let by_browser = OF_BROWSERS.iter().any(|name| headers.contains_key(name));
-    if by_browser && !has_token && !leads_here(host) {
+    if by_browser(headers) && !has_token && !leads_here(host) {
         return Some(
             "without a token, browsers must ask for an IP address or localhost, not for a name that others could make \
              lead here; open that, or set internal.token-file",
         );
     }
     None
+}
+
+/// Whether a browser may have sent this. Node's `fetch` says its mode and no site; browsers say both, or neither to names
+/// without TLS, and let no page write them.
+fn by_browser(headers: &HeaderMap) -> bool {
+    let by_node = headers.contains_key(MODE) && !headers.contains_key(SITE);
+    !by_node && OF_BROWSERS.iter().any(|name| headers.contains_key(name))
 }
 
 /// Whether nobody else can decide where this host is.
@@ -112,6 +122,21 @@ mod tests {
                 assert!(is_refused(&headers, false), "{name} {header}");
                 assert!(!is_refused(&headers, true), "{name} {header}");
             }
+        }
+    }
+    #[test]
+    fn services_may_ask_for_a_name_where_pages_may_not() {
+        let host = ("host", "gateway:9090");
+        let node = [("accept", "*/*"), ("accept-language", "*"), ("sec-fetch-mode", "cors"), ("user-agent", "node")];
+        let by_node: Vec<_> = std::iter::once(host).chain(node).collect();
+        for (headers, refused) in [
+            (&by_node[..], false),
+            // What Deno sends, a page could send as well.
+            (&[host, ("accept-language", "*"), ("user-agent", "Deno/2.0.0")], true),
+            (&[host, ("accept-language", "*"), ("sec-fetch-mode", "cors"), ("sec-fetch-site", "same-origin")], true),
+            (&[host, ("origin", "http://evil.example"), ("sec-fetch-mode", "cors")], true),
+        ] {
+            assert_eq!(is_refused(headers, false), refused, "{headers:?}");
         }
     }
 }
