@@ -19,8 +19,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Lines that one look may write; what is more is told by its number.
 const MOST: usize = 64;
 
-/// Whether each instance would be available if it were in rotation, by namespace and name, with its address. One that is out
-/// counts as available: what is done to it on purpose is no failure.
+/// Whether each instance is available, by namespace and name, with its address. One that is out of rotation stays what it
+/// was: what is done to it on purpose is no failure, and doesn't make it well.
 type States = BTreeMap<(String, String), (bool, String)>;
 
 /// What became of an instance.
@@ -34,14 +34,14 @@ enum Change {
 /// Tells what changes from now on, for ever.
 pub(super) async fn tell(registry: &Registry, failures: &Failures) {
     let mut seen = registry.snapshot().clone();
-    let mut states = states(&seen);
+    let mut states = states(&seen, &States::new());
     loop {
         tokio::time::sleep(LOOK).await;
         let snapshot = registry.snapshot().clone();
         if Arc::ptr_eq(&snapshot, &seen) {
             continue;
         }
-        let now = self::states(&snapshot);
+        let now = self::states(&snapshot, &states);
         let changes = changes(&states, &now);
         for (change, namespace, instance, address) in changes.iter().take(MOST) {
             match change {
@@ -60,11 +60,18 @@ pub(super) async fn tell(registry: &Registry, failures: &Failures) {
     }
 }
 
-fn states(snapshot: &Snapshot) -> States {
+/// The states now, after those `before`. One that was never seen in rotation counts as available.
+fn states(snapshot: &Snapshot, before: &States) -> States {
     let members = snapshot.namespaces().flat_map(|group| group.members());
     let states = members.map(|member| {
         let name = (member.namespace().to_string(), member.name().to_string());
-        (name, (member.is_available() || member.rotation() == Rotation::Out, member.location().to_string()))
+        // In this order: who is taken out becomes out first, and unavailable then.
+        let available = member.is_available();
+        let available = match member.rotation() {
+            Rotation::In => available,
+            Rotation::Out => before.get(&name).is_none_or(|(available, _)| *available),
+        };
+        (name, (available, member.location().to_string()))
     });
     states.collect()
 }
@@ -91,6 +98,10 @@ fn changes<'a>(before: &'a States, now: &'a States) -> Vec<(Change, &'a str, &'a
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use registry::{Config, Name, Namespace};
+
     use super::*;
 
     fn states(all: &[(&str, bool)]) -> States {
@@ -107,5 +118,52 @@ mod tests {
         let expected =
             [(Change::Unavailable, "a"), (Change::Available, "b"), (Change::Unavailable, "f"), (Change::Went, "d")];
         assert_eq!(changes, expected);
+    }
+    #[test]
+    fn who_is_out_of_rotation_stays_what_it_was() {
+        let (registry, now) = (Registry::new(Config::default()), Instant::now());
+        let namespace: Namespace = "n".parse().expect("a namespace");
+        let [sick, well, other] = ["sick", "well", "other"].map(|name| name.parse::<Name>().expect("a name"));
+        let register = |name: &Name| {
+            let address = "http://192.0.2.1:80".parse().expect("an address");
+            registry.register(&namespace, name, address, now).expect("there is room");
+        };
+        let fail = |name: &Name| {
+            for _ in 0..registry.config().unhealthy_after {
+                registry.record_check(&namespace, name, false, now);
+            }
+        };
+        let rotate = |name: &Name, rotation| {
+            registry.set_rotation(&namespace, name, rotation, now).expect("it is known");
+        };
+        let mut before = States::new();
+        let mut look = || {
+            let now = super::states(&registry.snapshot(), &before);
+            let told: Vec<_> =
+                changes(&before, &now).into_iter().map(|(change, _, name, _)| (change, name.to_owned())).collect();
+            before = now;
+            told
+        };
+        let told = |change, name: &Name| vec![(change, name.to_string())];
+        for name in [&sick, &well] {
+            register(name);
+        }
+        assert_eq!(look(), []);
+        fail(&sick);
+        assert_eq!(look(), told(Change::Unavailable, &sick));
+        rotate(&sick, Rotation::Out);
+        rotate(&well, Rotation::Out);
+        assert_eq!(look(), []);
+        register(&other);
+        assert_eq!(look(), [], "another change tells nothing of them");
+        rotate(&sick, Rotation::In);
+        assert_eq!(look(), [], "it is still what it was");
+        // It fails while it is out, which is told when it is back.
+        fail(&well);
+        assert_eq!(look(), []);
+        rotate(&well, Rotation::In);
+        assert_eq!(look(), told(Change::Unavailable, &well));
+        registry.heartbeat(&namespace, &sick, now).expect("it is known");
+        assert_eq!(look(), told(Change::Available, &sick));
     }
 }

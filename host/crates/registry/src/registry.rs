@@ -295,9 +295,10 @@ impl Registry {
             return Err(UnknownInstance { namespace: namespace.clone(), name: name.clone() });
         };
         record.member.set_rotation(rotation);
-        if records.settle(namespace, name) {
-            self.publish(&records);
-        }
+        records.settle(namespace, name);
+        // Also if nobody's availability changes, as when one is put back that is unhealthy: who follows the snapshots is
+        // to notice.
+        self.publish(&records);
         Ok(records.get_mut(namespace, name).expect("it was just there").info(now))
     }
 
