@@ -29,11 +29,17 @@ export function rows(table, key, make, update) {
   const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
   const known = new Map();
   return (items) => {
-    const keys = new Set();
+    // First: what stays would otherwise be moved to before what goes.
+    const keys = new Set(items.map(key));
+    for (const [name, row] of known) {
+      if (!keys.has(name)) {
+        row.element.remove();
+        known.delete(name);
+      }
+    }
     let next = body.firstElementChild;
     for (const item of items) {
       const name = key(item);
-      keys.add(name);
       let row = known.get(name);
       if (row === undefined) {
         const cells = labels.map((label) => {
@@ -48,12 +54,6 @@ export function rows(table, key, make, update) {
       if (row.element === next) next = next.nextElementSibling;
       else body.insertBefore(row.element, next);
       update(row.parts, item, row.element);
-    }
-    for (const [name, row] of known) {
-      if (!keys.has(name)) {
-        row.element.remove();
-        known.delete(name);
-      }
     }
   };
 }
