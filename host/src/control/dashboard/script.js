@@ -18,6 +18,7 @@ const bytes = (value) => {
 };
 
 let facts = null;
+let version = null; // The first that was seen, of the host that this page is from.
 
 // Figures and charts
 
@@ -223,9 +224,14 @@ async function confirmed(question, yes) {
 
 async function askForToken(wasWrong) {
   by("wrong").hidden = !wasWrong;
-  do await answered(by("login")); while (by("token").value === "");
-  setToken(by("token").value);
-  by("token").value = "";
+  for (;;) {
+    await answered(by("login"));
+    const token = by("token").value.trim();
+    by("token").value = "";
+    // No other characters can be in a token, nor be sent.
+    if (/^[!-~]+$/.test(token)) return setToken(token);
+    if (token !== "") by("wrong").hidden = false;
+  }
 }
 
 async function act(action) {
@@ -248,13 +254,14 @@ function showConnection(state, text) {
 
 function show(newest) {
   facts = newest;
+  version ??= facts.version;
   const ready = facts.not_ready === null ? "● ready" : `◌ ${facts.not_ready}`;
-  showConnection("live", "● live");
   write(by("host"), `version ${facts.version}, started ${ago(facts.uptime_ms)}, ${ready}`);
   showFigures(facts);
   showComponents(facts.components);
   showAllInstances();
   showFailures(facts);
+  showConnection("live", "● live");
 }
 
 let asked = false;
@@ -262,7 +269,12 @@ for (;;) {
   try {
     for await (const newest of events("/status/events")) show(newest);
   } catch (error) {
-    if (!(error instanceof Failed)) throw error;
+    if (!(error instanceof Failed)) {
+      // The page of another version may be needed by now.
+      if (facts !== null && facts.version !== version) location.reload();
+      showConnection("away", "✕ This page can't read what the host sends; reload it.");
+      throw error;
+    }
     if (error.status === 401) {
       showConnection("away", "◌ waiting for the token");
       await askForToken(asked);
