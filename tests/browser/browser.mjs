@@ -37,7 +37,7 @@ export async function operator(method, path, document) {
   const headers = { authorization: `Bearer ${TOKEN}`, "content-type": "application/json" };
   const answer = await fetch(INTERNAL + path, { method, headers, body: document && JSON.stringify(document) });
   if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
-  return answer.json();
+  return answer.status === 204 ? null : answer.json();
 }
 
 /** Sends requests to the public address, a few at once, until it is stopped. */

@@ -24,6 +24,9 @@ await withPage({ viewport: { width: 1280, height: 900 } }, async (page) => {
     await page.locator("#token").fill("wrong");
     await page.keyboard.press("Enter");
     await page.getByText("That token was not accepted.").waitFor();
+    // No token has such a character, and none can be sent.
+    await page.locator("#token").fill("wr€ng");
+    await page.keyboard.press("Enter");
     await page.locator("#token").fill(TOKEN);
     await page.keyboard.press("Enter");
     await page.locator("#connection[data-state=live]").waitFor();
@@ -63,6 +66,16 @@ await withPage({ viewport: { width: 1280, height: 900 } }, async (page) => {
     await row(page, "instances", "far").getByText("● available").waitFor();
     await operator("PUT", "/instances/guest/far", { rotation: "out" });
     await row(page, "instances", "far").getByText("◌ out of rotation").waitFor();
+  });
+
+  await step("the focus stays where it is when an earlier row goes", async () => {
+    await operator("POST", "/register", { namespace: "early", name: "early", address: REMOTE });
+    await row(page, "instances", "early").waitFor();
+    await page.getByRole("button", { name: "Take out of rotation: guest/guest" }).focus();
+    await operator("DELETE", "/register/early/early");
+    await row(page, "instances", "early").waitFor({ state: "detached" });
+    const focused = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
+    equal(focused, "Take out of rotation: guest/guest", "what has the focus");
   });
 
   await step("the last one is only taken out after a question", async () => {
@@ -130,5 +143,15 @@ await withPage({ viewport: { width: 1280, height: 900 }, colorScheme: "dark" }, 
     const colour = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     equal(colour, "rgb(16, 21, 27)", "the colour of the page");
   });
+});
+await step("what it can't read is no sign of life", async () => {
+  const opened = withPage({}, async (page) => {
+    const headers = { "content-type": "text/event-stream" };
+    await page.route("**/status/events", (route) => route.fulfill({ headers, body: 'data: {"version":"0"}\n\n' }));
+    await Promise.all([page.waitForEvent("pageerror"), page.goto(INTERNAL)]);
+    await page.getByText("This page can't read what the host sends; reload it.").waitFor();
+  });
+  const outcome = await opened.then(() => "nothing", (error) => error.message);
+  if (!outcome.startsWith("the page complained: ")) throw new Error(outcome);
 });
 console.log("done");
