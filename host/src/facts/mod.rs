@@ -45,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) components: Vec<ComponentFacts>,
     /// Requests whose answer has not ended.
     pub(crate) in_flight: u64,
+    /// Requests that were sent to another instance, of all namespaces there are.
+    pub(crate) retries: u64,
     /// The last quarter of an hour.
     pub(crate) history: History,
     /// The key-value store.
@@ -162,6 +164,7 @@ impl Observer {
             instances,
             components: components(metrics, infos),
             in_flight: metrics.in_flight_now(),
+            retries: sources.registry.snapshot().namespaces().map(|group| group.retries()).sum(),
             history,
             store: StoreFacts {
                 keys: sources.store.stats().keys,

@@ -33,7 +33,7 @@ function errorRates({ per_second, errors_per_second }) {
   return per_second.map((requests, index) => (requests === 0 ? null : (100 * errors_per_second[index]) / requests));
 }
 
-function showFigures({ history, components, store, in_flight }) {
+function showFigures({ history, components, store, in_flight, retries }) {
   const sum = (of) => components.reduce((sum, component) => sum + component.guests[of], 0);
   const newest = (column) => column.at(-1) ?? null;
   const lastKnown = (column) => column.findLast((value) => value !== null) ?? null;
@@ -43,6 +43,7 @@ function showFigures({ history, components, store, in_flight }) {
     ["p50", ms(newest(history.p50_ms))],
     ["p99", ms(newest(history.p99_ms))],
     ["in-flight", number(in_flight)],
+    ["retries", number(retries)],
     ["busy", number(sum("busy"))],
     ["idle", number(sum("idle"))],
     ["waiting", number(sum("waiting"))],
