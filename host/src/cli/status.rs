@@ -72,7 +72,7 @@ fn summary(text: &mut String, facts: &Facts) {
     if let (Some(Some(p50)), Some(Some(p99))) = (p50_ms.last(), p99_ms.last()) {
         write(text, format_args!("; half within {p50} ms, 99 % within {p99} ms"));
     }
-    write(text, format_args!("; {} retries since the start\n", facts.retries));
+    write(text, format_args!("; {} retried since the start\n", facts.retries));
     let sum = |of: fn(&ComponentFacts) -> usize| facts.components.iter().map(of).sum::<usize>();
     let (busy, idle) = (sum(|component| component.guests.busy), sum(|component| component.guests.idle));
     let waiting = sum(|component| component.guests.waiting);
@@ -212,7 +212,7 @@ mod tests {
         let text = text(&serde_json::from_value(facts()).expect("facts"));
         let expected = "\
 1 of 2 instances are available
-requests: 12.5/s, 0.2/s failed, 4 in flight; half within 0.61 ms, 99 % within 2.1 ms; 5 retries since the start
+requests: 12.5/s, 0.2/s failed, 4 in flight; half within 0.61 ms, 99 % within 2.1 ms; 5 retried since the start
 guests: 1 busy, 2 idle; 3 requests wait for one
 store: 3 keys, 2 KiB of log; 99 % of syncs within 1.2 ms
 host: version 0.1.0, started 2 min ago
@@ -242,7 +242,7 @@ s          long-name  unavailable (out)  http://x:1  61 s ago    3
                                   "p99_ms": [], "sync_p99_ms": []});
         let text = text(&serde_json::from_value(facts).expect("facts"));
         let begin =
-            "1 of 2 instances are available\nnot ready: draining\nrequests: no data yet, 4 in flight; 5 retries";
+            "1 of 2 instances are available\nnot ready: draining\nrequests: no data yet, 4 in flight; 5 retried";
         assert!(text.starts_with(begin), "{text}");
         assert!(text.ends_with("\nand 7 more\n"), "{text}");
         let expected = "
