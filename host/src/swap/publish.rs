@@ -65,7 +65,10 @@ impl Swapper {
         if let Err(error) = &published {
             for item in items {
                 item.slot.counts.add(Ending::Failed);
-                self.0.failures.record_swap(&item.slot.name, &format!("not published: {error}"));
+                // That is tried again and again, and told once by who does.
+                if by != PublishedBy::AutomaticRollback {
+                    self.0.failures.record_swap(&item.slot.name, &format!("not published: {error}"));
+                }
             }
         }
         published
@@ -174,6 +177,7 @@ impl Swapper {
 
     /// Watches a publication until it has proved itself, has failed, or is over.
     async fn watch(&self, slot: &Arc<Slot>, number: u64, mut probation: Probation) {
+        let mut told = false;
         loop {
             sleep(LOOK).await;
             let verdict = {
@@ -200,6 +204,9 @@ impl Swapper {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::error!(component = slot.name, "a revision fails and can't be rolled back: {error}");
+                        if !std::mem::replace(&mut told, true) {
+                            self.0.failures.record_swap(&slot.name, &format!("can't be rolled back: {error}"));
+                        }
                         sleep(AGAIN).await;
                     }
                 },
