@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::RunArgs;
+use crate::facts::{Failure, Kind};
 use crate::look::Look;
 use crate::manifest::{self, Component, Environment, Manifest, ManifestError, Sections, Source};
 use crate::swap::{PublishedBy, SourceIdentity, SwapError, SwapOptions, Swapper};
@@ -126,6 +127,9 @@ impl Watch {
             Ok(()) => {}
             Err(error) if changed => {
                 tracing::error!("the manifest was changed and can't be served, so nothing changes: {error}");
+                // Beside what there may be to tell of a component: it is the whole that isn't served.
+                let reason = format!("the manifest can't be served: {error}");
+                swapper.failures().record(Failure { kind: Kind::Swap, reason, ..Failure::default() });
             }
             Err(error) => tracing::debug!("the manifest still can't be served: {error}"),
         }
@@ -391,6 +395,9 @@ mod tests {
         let changed = |rest: &str| format!("{MANIFEST}\nroute = '/here'\n{rest}");
         host.write("hostler.toml", changed("rout = '/there'").as_bytes());
         assert_eq!(host.settle().await.0.route, None);
+        let failures = host.swapper.failures().list();
+        let told: Vec<_> = failures.iter().map(|failure| (failure.kind, failure.component.as_deref())).collect();
+        assert_eq!(told, [(Kind::Swap, None)], "once: {failures:?}");
         host.write("hostler.toml", changed("[components.more]\nsource = 'more.wasm'").as_bytes());
         assert_eq!(host.settle().await.0.route, None, "more.wasm doesn't exist");
 

@@ -93,6 +93,11 @@ impl Swapper {
         self.slots().values().map(|slot| slot.state().component()).collect()
     }
 
+    /// Where what was refused is remembered.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.0.failures
+    }
+
     /// How many swaps of each component have ended how, for metrics.
     pub(crate) fn counts(&self) -> Vec<(String, &'static str, u64)> {
         let slots = self.slots();
