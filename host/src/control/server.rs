@@ -1,7 +1,8 @@
 //! The connections of the internal address.
 //!
 //! One task each, at most [`CONNECTIONS`]; further ones wait in the kernel's queue. A request's head must arrive within
-//! [`HEAD`], which is also how long a kept connection may be idle. At the end, requests in flight get [`DRAIN`].
+//! [`HEAD`], which is also how long a kept connection may be idle. Who takes nothing of an answer for [`STALL`] is let go. At
+//! the end, requests in flight get [`DRAIN`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::patience::Patient;
+
 /// Most connections at a time.
 const CONNECTIONS: usize = 1024;
 
@@ -25,6 +28,9 @@ const HEAD: Duration = Duration::from_secs(30);
 
 /// Most bytes of a head.
 const HEAD_BYTES: usize = 32 << 10;
+
+/// For a client to take something of what it is sent.
+pub(super) const STALL: Duration = Duration::from_secs(30);
 
 /// For requests in flight to finish at the end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -73,7 +79,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl 
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            .serve_connection(TokioIo::new(Patient::new(stream, STALL)), TowerToHyperService::new(router));
         let served = graceful.watch(served);
         connections.spawn(async move {
             // A client that breaks off or sends no HTTP is nothing to report.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -21,6 +20,7 @@ use problem::{Code, Problem};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::server::STALL;
 use super::{Control, Failure};
 use crate::facts::{Facts, Observer};
 
@@ -32,9 +32,6 @@ const LISTED: usize = 160 << 10;
 
 /// From one event to the next.
 const PERIOD: Duration = Duration::from_secs(1);
-
-/// How long a client may take to read an event.
-const STALL: Duration = Duration::from_secs(30);
 
 /// Those who watch.
 pub(crate) struct Streams {
@@ -69,8 +66,9 @@ impl Streams {
 }
 
 /// `GET /status`: 200 with everything.
-pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Facts> {
-    Json(facts(&control.observer, usize::MAX).await)
+pub(super) async fn status(State(control): State<Arc<Control>>) -> Response {
+    let document = aside(&control.observer, |observer| json(&observer.facts(usize::MAX))).await;
+    ([(CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 /// `GET /status/events`: 200 with server-sent events, the first one at once, each with the document of `/status` as it is
@@ -87,31 +85,43 @@ pub(super) async fn events(State(control): State<Arc<Control>>) -> Result<Respon
     }
     let mut next = event(&control.observer).await;
     let (sender, receiver) = mpsc::channel(1);
+    // Of its own: to wait for the end is to have seen what came before it.
+    let mut ending = newest.clone();
     tokio::spawn(async move {
         let _place = place;
-        while sender.send_timeout(next, STALL).await.is_ok() && newest.changed().await.is_ok() {
-            match &*newest.borrow_and_update() {
-                Some(newest) => next = newest.clone(),
-                None => return,
+        let sending = async {
+            while sender.send_timeout(next, STALL).await.is_ok() && newest.changed().await.is_ok() {
+                match &*newest.borrow_and_update() {
+                    Some(newest) => next = newest.clone(),
+                    None => return,
+                }
             }
+        };
+        // The end comes also for those who don't read.
+        let ended = async { ending.wait_for(Option::is_none).await.is_ok() };
+        tokio::select! {
+            () = sending => {}
+            _ = ended => {}
         }
     });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::new(Events(receiver))).into_response())
 }
 
-/// Gathers aside: it takes locks, and time if there are many instances.
-async fn facts(observer: &Observer, bytes_of_instances: usize) -> Facts {
-    let observer = observer.clone();
-    let gathered = tokio::task::spawn_blocking(move || observer.facts(bytes_of_instances));
-    gathered.await.expect("gathering doesn't panic")
+async fn event(observer: &Observer) -> Bytes {
+    // JSON on one line has no line ends, which would be ends of data.
+    aside(observer, |observer| format!("data: {}\n\n", json(&observer.facts(LISTED))).into()).await
 }
 
-async fn event(observer: &Observer) -> Bytes {
-    let facts = facts(observer, LISTED).await;
-    let json = serde_json::to_string(&facts).expect("facts can be written as JSON");
-    // JSON on one line has no line ends, which would be ends of data.
-    format!("data: {json}\n\n").into()
+/// Gathers and writes aside: it takes locks, and time if there are many instances.
+async fn aside<T: Send + 'static>(observer: &Observer, make: impl FnOnce(&Observer) -> T + Send + 'static) -> T {
+    let observer = observer.clone();
+    let made = tokio::task::spawn_blocking(move || make(&observer));
+    made.await.expect("gathering doesn't panic")
+}
+
+fn json(facts: &Facts) -> String {
+    serde_json::to_string(facts).expect("facts can be written as JSON")
 }
 
 /// What a stream's task sends. Ends when that does.

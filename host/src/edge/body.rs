@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use runtime::{Body, BodyError};
 
 use super::exchange::Exchange;
-use super::patience::Patience;
 use crate::linger::linger;
+use crate::patience::Patience;
 
 /// What went wrong with a request's body, if anything did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

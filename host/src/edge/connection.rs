@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 use super::accept::adopt;
 use super::forwarded::Peer;
-use super::io::Patient;
 use super::{Edge, request};
+use crate::patience::Patient;
 
 /// Most bytes of a body that are read at once, if they come so fast. Memory that a connection may take, while it is used.
 const READ_AT_ONCE: usize = 256 << 10;

@@ -14,8 +14,6 @@ mod connection;
 mod exchange;
 mod failing;
 mod forwarded;
-mod io;
-mod patience;
 mod request;
 mod request_id;
 mod trace;
