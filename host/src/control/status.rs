@@ -2,7 +2,7 @@
 //!
 //! All who watch are sent the same bytes, made once a second and only if there is somebody. Each stream has a task and room
 //! for one event: who reads slowly misses events and not the newest one, and who doesn't read for [`STALL`] is let go.
-//! Bounded: [`STREAMS`] at once; the instances of an event, by [`LISTED`].
+//! Bounded: [`STREAMS`] at once; the instances of an event, by [`LISTED`]. Its components are bounded by the manifest only.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -3,7 +3,8 @@
 //!
 //! The [`Observer`] asks those who know (registry, swaps, runtime, store, counters) when somebody wants to see, and never on
 //! a request's path. It remembers only what nobody else does: the last quarter of an hour ([`history`]) and the last
-//! failures ([`failures`]), both of fixed size. One for the process.
+//! failures ([`failures`]), both of fixed size. One for the process. What it tells is bounded but for the components, of which
+//! there are as many as the manifest names, each with a few revisions.
 
 mod failures;
 mod history;
