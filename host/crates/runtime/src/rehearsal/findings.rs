@@ -77,7 +77,7 @@ impl Findings {
         self.compared
     }
 
-    /// A request was run on both; `request` is its method, path and query, `refused` what the new revision wanted to send.
+    /// A request was run on both; `request` is its method and path, `refused` what the new revision wanted to send.
     pub(crate) fn compare(&mut self, request: &str, old: &Run, new: &Run, refused: Vec<String>) {
         self.compared += 1;
         self.took.old.push(old.took);

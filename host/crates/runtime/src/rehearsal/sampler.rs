@@ -189,7 +189,7 @@ impl Sample {
 
     async fn run(self, old: Run, body: Bytes, replay: Arc<Replay>) {
         let Self { place, pool, head, depth, .. } = self;
-        let line = format!("{} {}", head.method, head.uri.path_and_query().map_or("/", |target| target.as_str()));
+        let line = format!("{} {}", head.method, head.uri.path());
         let method = head.method.clone();
         let request = Request::from_parts(head, body::full(body));
         let stopwatch = Stopwatch::start();
