@@ -27,8 +27,11 @@ pub struct RehearsalReport {
     pub skipped: Vec<Count>,
     /// Requests that the new revision sent and that had no answer, since the active one sent none like them.
     pub refused: RefusedRequests,
-    /// From a request's start to its answer's head. The new revision runs at the lowest priority; how long it waited for a
-    /// processor doesn't count, where the system tells. None if nothing was compared.
+    /// Requests that failed on neither revision: those whose durations are compared.
+    #[serde(default)]
+    pub timed: usize,
+    /// Of those, from a request's start to its answer's head. The new revision runs at the lowest priority; how long it waited
+    /// for a processor doesn't count, where the system tells. None if there are no such requests.
     pub latency: Option<Sides<Latency>>,
     /// How long the rehearsal took, in milliseconds.
     pub took_ms: u64,
