@@ -164,8 +164,12 @@ impl Sample {
 
     /// Runs it on the new revision, after the live run has ended so.
     fn rehearse(self, old: Run) {
-        let backstage = self.place.rehearsal.backstage.clone();
-        backstage.spawn(async move {
+        let rehearsal = self.place.rehearsal.clone();
+        let thread = rehearsal.backstage.thread().clone();
+        thread.spawn(async move {
+            let Some(_turn) = rehearsal.backstage.turn(rehearsal.end).await else {
+                return self.place.skip(Skip::TimeUp);
+            };
             match self.prepare(&old) {
                 Ok((request, replay)) => self.run(old, request, replay).await,
                 Err(reason) => self.place.skip(reason),
