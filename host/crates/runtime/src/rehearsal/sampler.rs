@@ -109,7 +109,7 @@ struct Place {
     worker: usize,
     /// Whether there is a result, or a reason for having none.
     settled: bool,
-    /// What the second run took.
+    /// What the second run took, if there was one.
     took: Duration,
 }
 
@@ -126,7 +126,7 @@ impl Place {
     }
 
     fn compare(mut self, request: &str, old: &Run, new: &Run, refused: Vec<String>) {
-        (self.settled, self.took) = (true, new.took);
+        self.settled = true;
         self.rehearsal.compared(request, old, new, refused);
     }
 }
@@ -192,7 +192,7 @@ impl Sample {
     }
 
     async fn run(self, old: Run, body: Bytes, replay: Arc<Replay>) {
-        let Self { place, pool, head, depth, .. } = self;
+        let Self { mut place, pool, head, depth, .. } = self;
         let line = format!("{} {}", head.method, head.uri.path());
         let method = head.method.clone();
         let request = Request::from_parts(head, body::full(body));
@@ -206,15 +206,18 @@ impl Sample {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();
                 let length = answer_length(&method, head.status, &head.headers);
-                match timeout_at(deadline.into(), tap::collect(body, length)).await {
+                Some(match timeout_at(deadline.into(), tap::collect(body, length)).await {
                     Ok(Tapped::Part(_)) => Err(BROKEN_OFF),
                     Ok(body) => Ok(Answer { status: head.status, headers: head.headers, body }),
                     Err(_) => Err(reason(&CallError::Deadline)),
-                }
+                })
             }
-            Err(CallError::Shed(..)) => return place.skip(Skip::NoGuest),
-            Err(error) => Err(reason(&error)),
+            Err(CallError::Shed(..)) => None,
+            Err(error) => Some(Err(reason(&error))),
         };
+        // To the end of the body, whatever came of it: the pause is to be in proportion to all that it cost.
+        place.took = stopwatch.took();
+        let Some(outcome) = outcome else { return place.skip(Skip::NoGuest) };
         if replay.is_exhausted() {
             return place.skip(Skip::Exhausted);
         }
