@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout_at;
+use trace::TRACEPARENT;
 
 use super::Rehearsal;
 use super::backstage::Stopwatch;
@@ -78,10 +79,15 @@ impl Sampler {
         let (head, body) = request.into_parts();
         let (tap, body) = Tap::attach(body, content_length(&head.headers));
         let tape = Arc::new(Tape::new(self.rehearsal.store.clone()));
+        let mut again = head.clone();
+        if let Some(context) = hop.trace {
+            // The live run is told its trace, too. A component that answers with the trace's id gives the same answer twice.
+            again.headers.entry(TRACEPARENT).or_insert_with(|| context.to_header());
+        }
         let sample = Sample {
             place,
             pool: self.rehearsed.clone(),
-            head: head.clone(),
+            head: again,
             body: tap,
             depth: hop.depth,
             tape: tape.clone(),
