@@ -213,6 +213,21 @@ fn a_client_that_leaves_is_no_failure() {
 }
 
 #[test]
+fn an_answer_that_stands_still_is_a_failure() {
+    let host = Host::with_only("misbehaving-p3", "[public]\nbody-idle-timeout = \"500ms\"\n").start();
+    let mut waiting = host.wire();
+    waiting.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
+    let head = waiting.head().expect("the answer begins");
+    assert!(waiting.body(&head).is_err(), "it was cut off while the client waited");
+    let document = eventually("the failure", || {
+        let document = status(&host);
+        (document["failures"] != json!([])).then_some(document)
+    });
+    assert_eq!(failures(&document, "request", Some(200), "the answer broke off"), 1, "{document}");
+    assert_eq!(document["failures"].as_array().map(Vec::len), Some(1), "{document}");
+}
+
+#[test]
 fn requests_show_in_the_history() {
     let host = Host::start();
     for _ in 0..20 {
