@@ -279,9 +279,12 @@ fn remote_failed(member: &Member, error: SendError) -> Failed {
     }
 }
 
-/// A problem as an answer.
+/// A problem as an answer. Its [`Code`] is among the extensions, for those who want to know why without reading the body.
 pub fn answer_with(problem: Problem) -> Response<Body> {
-    problem.into_response::<Vec<u8>>().map(body::full)
+    let code = problem.code;
+    let mut answer = problem.into_response::<Vec<u8>>().map(body::full);
+    answer.extensions_mut().insert(code);
+    answer
 }
 
 /// What is kept of a request for a second attempt.

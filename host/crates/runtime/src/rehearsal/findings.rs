@@ -268,7 +268,7 @@ mod tests {
         let broken = || (lasting(run(Ok((200, ""))), 50), lasting(run(Err("trap")), 1));
 
         let fixed = report(&vec![mended(); 20]);
-        assert_eq!((fixed.compared, fixed.timed, fixed.latency), (20, 0, None));
+        assert_eq!((fixed.compared, fixed.timed, &fixed.latency), (20, 0, &None));
         assert_eq!(fixed.verdict(Promote::Safe), Ok(()), "an answer takes longer than a failure");
 
         let few = report(&[vec![answered(1, 50); 19], vec![mended(), broken()]].concat());
