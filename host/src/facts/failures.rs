@@ -17,9 +17,12 @@ const KEPT: usize = 50;
 /// Characters of a text.
 const LONGEST: usize = 200;
 
-/// The last failures, newest first. Clones are the same.
+/// The last failures. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Failures(Arc<Mutex<VecDeque<(Instant, Arc<Failure>)>>>);
+pub(crate) struct Failures(Arc<Mutex<List>>);
+
+/// When each happened last, newest first.
+type List = VecDeque<(Instant, Arc<Failure>)>;
 
 /// Something that failed. What is not known of it is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +42,7 @@ pub(crate) struct Failure {
     /// The component that its route leads to, or that was swapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) component: Option<String>,
-    /// The instance that answered, or that is unavailable, with its namespace.
+    /// The instance that answered or failed to, or that is unavailable, with its namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) instance: Option<String>,
     /// The request's handler.
@@ -113,7 +116,7 @@ impl Failures {
         last.iter().map(|(at, failure)| Failure { ms_ago: age(*at), ..Failure::clone(failure) }).collect()
     }
 
-    fn last(&self) -> MutexGuard<'_, VecDeque<(Instant, Arc<Failure>)>> {
+    fn last(&self) -> MutexGuard<'_, List> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
