@@ -199,7 +199,8 @@ fn failures_are_counted_with_their_reasons() {
     assert_eq!(listed.iter().map(times).sum::<u64>(), 9, "{document}");
     // Those in a row that are alike are one entry, which names the last of them.
     let trapped = listed.iter().find(|failure| failure["handler"] == "bad").expect("an entry");
-    assert_eq!((&trapped["component"], times(trapped)), (&"guest".into(), 3), "{trapped}");
+    assert_eq!((&trapped["component"], &trapped["instance"]), (&"guest".into(), &"guest".into()), "{trapped}");
+    assert_eq!(times(trapped), 3, "{trapped}");
     assert_eq!(trapped["request_id"], traps[2].header("x-request-id"), "{trapped}");
     assert_eq!(listed.len(), 5, "{document}");
     let guests = &document["components"][0]["guests"];
