@@ -307,7 +307,7 @@ mod tests {
         for (worker, status) in [(0, 200), (1, 200), (1, 503)] {
             http.handler("data").record(worker, &Method::GET, status, Duration::from_millis(1));
         }
-        assert_eq!(statuses(&handler, "GET"), [(200, 2), (503, 1)]);
+        assert_eq!(statuses(handler, "GET"), [(200, 2), (503, 1)]);
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
             handler.record(0, &method, 200, Duration::ZERO);
         }
-        assert_eq!(statuses(&handler, OTHER), [(200, 2)]);
+        assert_eq!(statuses(handler, OTHER), [(200, 2)]);
         for (number, method) in METHODS.iter().enumerate() {
             assert_eq!(index(&method.parse().expect("a method")), number, "{method}");
         }
@@ -331,7 +331,7 @@ mod tests {
             handler.record(0, &Method::GET, status, Duration::ZERO);
             handler.record(0, &Method::GET, status, Duration::ZERO);
         }
-        let counted = statuses(&handler, "GET");
+        let counted = statuses(handler, "GET");
         assert_eq!((counted.len(), counted[0]), (STATUSES + 1, (0, 200 - 2 * STATUSES as u64)));
         for number in 0..2 * HANDLERS {
             http.handler(&number.to_string());
