@@ -200,7 +200,7 @@ impl Watched {
         let options = SwapOptions { by: PublishedBy::File, rehearse: None, promote: None };
         match swapper.swap(component, code, options).await {
             // What became of it is in the log already; and a host that is stopping swaps nothing.
-            Ok(_) | Err(SwapError::Rejected { .. } | SwapError::Draining) => {}
+            Ok(_) | Err(SwapError::Rejected { .. } | SwapError::NotPromoted { .. } | SwapError::Draining) => {}
             Err(error) => {
                 tracing::warn!(component, "{} was changed and not swapped in yet: {error}", self.path.display());
                 (self.known, self.again) = (before, Some(AGAIN));

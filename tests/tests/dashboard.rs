@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use e2e::revision::stamped;
-use e2e::{Host, Remote, Run, artifact, eventually, eventually_true, missing, program};
+use e2e::{Host, Remote, Reply, Run, artifact, eventually, eventually_true, missing, program};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -155,28 +155,35 @@ fn a_request_of_an_instance_that_is_taken_out_is_finished() {
     host.get("/ok").problem(503, "no_instance_available");
 }
 
-/// How many of the failures that are listed have this kind, status and reason.
-fn failures(document: &Value, kind: &str, status: Option<u16>, reason: &str) -> usize {
+/// How many failures of this kind, status and reason are listed.
+fn failures(document: &Value, kind: &str, status: Option<u16>, reason: &str) -> u64 {
     let listed = document["failures"].as_array().expect("a list").iter();
     let same = |failure: &&Value| {
         failure["kind"] == kind
             && failure["status"].as_u64() == status.map(u64::from)
             && failure["reason"].as_str().is_some_and(|told| told.starts_with(reason))
     };
-    listed.filter(same).count()
+    listed.filter(same).map(times).sum()
+}
+
+/// How often this one was seen.
+fn times(failure: &Value) -> u64 {
+    failure.get("times").map_or(1, |times| times.as_u64().expect("a number"))
 }
 
 #[test]
-fn each_failure_is_listed_once_with_its_reason() {
+fn failures_are_counted_with_their_reasons() {
     let lines = "request-timeout = \"5s\"\nhandlers = { bad = \"/trap\" }\n";
     let host = Host::with_only("misbehaving-p3", lines).start();
-    let first = host.get("/trap").expect(502);
-    for (path, times, status) in [("/trap", 2, 502), ("/exit", 2, 502), ("/loop", 1, 504), ("/ok", 3, 200)] {
-        for _ in 0..times {
-            host.get(path).expect(status);
+    for (method, path, count, status) in
+        [("GET", "/exit", 2, 502), ("HEAD", "/exit", 1, 502), ("GET", "/loop", 1, 504), ("GET", "/ok", 3, 200)]
+    {
+        for _ in 0..count {
+            host.request(method, path).send().expect(status);
         }
     }
     host.get("/nothing").expect(404);
+    let traps: Vec<Reply> = (0..3).map(|_| host.get("/trap").expect(502)).collect();
     host.swap("guest", "no component").expect(422);
     let gone = Remote::storage("gone");
     host.register("gone", &gone.url()).expect(201);
@@ -185,20 +192,31 @@ fn each_failure_is_listed_once_with_its_reason() {
         let document = status(&host);
         (failures(&document, "instance", None, "unavailable") == 1).then_some(document)
     });
-    assert_eq!(failures(&document, "request", Some(502), "component_failed"), 5, "{document}");
+    assert_eq!(failures(&document, "request", Some(502), "component_failed"), 6, "{document}");
     assert_eq!(failures(&document, "request", Some(504), "deadline_exceeded"), 1, "{document}");
     assert_eq!(failures(&document, "swap", None, "refused: "), 1, "{document}");
-    assert_eq!(document["failures"].as_array().map(Vec::len), Some(8), "{document}");
-    let oldest = &document["failures"][7];
-    assert_eq!(oldest["request_id"], first.header("x-request-id"), "{oldest}");
-    assert_eq!((&oldest["component"], &oldest["handler"]), (&"guest".into(), &"bad".into()), "{oldest}");
+    let listed = document["failures"].as_array().expect("a list");
+    assert_eq!(listed.iter().map(times).sum::<u64>(), 9, "{document}");
+    // Those in a row that are alike are one entry, which names the last of them.
+    let trapped = listed.iter().find(|failure| failure["handler"] == "bad").expect("an entry");
+    assert_eq!((&trapped["component"], &trapped["instance"]), (&"guest".into(), &"guest".into()), "{trapped}");
+    assert_eq!(times(trapped), 3, "{trapped}");
+    assert_eq!(trapped["request_id"], traps[2].header("x-request-id"), "{trapped}");
+    assert_eq!(listed.len(), 5, "{document}");
     let guests = &document["components"][0]["guests"];
-    assert_eq!(guests["failures"], json!({"trap": 3, "exit": 2, "deadline": 1}), "{guests}");
-    // Of fifty more, the last fifty.
-    for _ in 0..50 {
+    assert_eq!(guests["failures"], json!({"trap": 3, "exit": 3, "deadline": 1}), "{guests}");
+    // More of the same push nothing out; others do.
+    for _ in 0..60 {
         host.get("/trap").expect(502);
     }
-    assert_eq!(failures(&status(&host), "request", Some(502), "component_failed"), 50);
+    assert_eq!(failures(&status(&host), "swap", None, "refused: "), 1);
+    for _ in 0..30 {
+        host.get("/trap").expect(502);
+        host.get("/exit").expect(502);
+    }
+    let document = status(&host);
+    assert_eq!(document["failures"].as_array().map(Vec::len), Some(50), "{document}");
+    assert_eq!(failures(&document, "swap", None, "refused: "), 0, "{document}");
 }
 
 #[test]
@@ -210,6 +228,21 @@ fn a_client_that_leaves_is_no_failure() {
     reading.reset();
     eventually_true("it is noticed", || host.metrics().sum("http_requests_in_flight", &[]) == 0.0);
     assert_eq!(status(&host)["failures"], json!([]));
+}
+
+#[test]
+fn an_answer_that_stands_still_is_a_failure() {
+    let host = Host::with_only("misbehaving-p3", "[public]\nbody-idle-timeout = \"500ms\"\n").start();
+    let mut waiting = host.wire();
+    waiting.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
+    let head = waiting.head().expect("the answer begins");
+    assert!(waiting.body(&head).is_err(), "it was cut off while the client waited");
+    let document = eventually("the failure", || {
+        let document = status(&host);
+        (document["failures"] != json!([])).then_some(document)
+    });
+    assert_eq!(failures(&document, "request", Some(200), "the answer broke off"), 1, "{document}");
+    assert_eq!(document["failures"].as_array().map(Vec::len), Some(1), "{document}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The log: requests, guests that print, traps, its level, and what is never in it.
 
-use e2e::{Host, Log, Remote, eventually_true};
+use e2e::revision::{stamped, unwell};
+use e2e::{Host, Log, Remote, Reply, eventually_true};
 use serde_json::{Value, json};
 
 /// The lines of requests so far.
@@ -119,6 +120,44 @@ fn no_secret_of_a_request_that_fails_is_logged() {
         let log = host.stop().stderr;
         assert!(log.contains("a guest failed") && !log.contains("5ecret"), "{log}");
     }
+}
+
+#[test]
+fn no_secret_of_a_rehearsed_request_is_logged() {
+    let manifest = "[components.guest]\nsource = \"guest.wasm\"\nroute = \"/\"\n";
+    let builder = Host::builder().file("guest.wasm", stamped("understudy", 0)).manifest(manifest);
+    let host = builder.flag("--log-level").flag("trace").start();
+    let count = || {
+        let request = host.request("POST", "/count?token=query-5ecret").header("authorization", "Bearer header-5ecret");
+        request.body("body-5ecret").send().expect(200)
+    };
+    // Each answer from the second on holds the body of the request before.
+    count();
+    let swap_under_load = |query: &str, bytes: Vec<u8>| -> Reply {
+        std::thread::scope(|scope| {
+            let swap = host.internal().request("PUT", &format!("/components/guest{query}")).body(bytes);
+            let swap = scope.spawn(|| swap.send());
+            while !swap.is_finished() {
+                count();
+            }
+            swap.join().expect("an answer")
+        })
+    };
+    let other = || unwell("understudy", "other", 1);
+    let refused = swap_under_load("?rehearse=5&promote=identical", other()).problem(422, "swap_failed");
+    let detail = refused["detail"].as_str().expect("a text");
+    assert!(detail.contains("\"POST /count\"") && detail.contains("body-5ecret"), "for whoever asked: {detail}");
+    let promoted = swap_under_load("?rehearse=5", other()).expect(200).text();
+    assert!(promoted.contains("body-5ecret"), "for whoever asked: {promoted}");
+    let status = host.internal().get("/status").expect(200).text();
+    assert!(status.contains("refused: 5 of 5 rehearsed requests got another answer"), "{status}");
+    let log = host.stop().stderr;
+    assert_eq!(log.matches("rehearsed 5 of 5 requests: 0 identical, 0 worse").count(), 2, "{log}");
+    for told in [detail, &promoted, &status, &log] {
+        assert!(!told.contains("query-5ecret") && !told.contains("header-5ecret"), "{told}");
+    }
+    assert!(!status.contains("5ecret"), "{status}");
+    assert!(!log.contains("5ecret"), "{log}");
 }
 
 #[test]

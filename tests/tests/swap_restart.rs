@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::revision::{digest, numbered, stamped, unwell};
+use e2e::revision::{digest, stamped, unwell};
 use e2e::{Client, Executioner, Host, eventually, eventually_true, need, rounds};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -272,23 +272,28 @@ fn killed_at_any_call_it_serves_the_old_or_the_new() {
 fn killed_before_it_is_ready_it_serves_the_old() {
     let home = Home::new();
     let check = "health-check = { path = \"/healthz\", interval = \"1h\", timeout = \"10m\" }";
+    let mut current = 0;
     for (number, kind, begun) in [(1, "", "it is compiled"), (2, "spins", "it is tried")] {
         let host = home.start_with(check);
         let busy = || host.metrics().sum("guests", &[("component", "guest"), ("state", "busy")]) > 0.0;
         eventually_true("idle guests", || !busy());
-        let new = numbered(unwell("stamped", kind, number), std::process::id());
-        std::thread::scope(|scope| {
+        let new = unwell("stamped", kind, number);
+        let acknowledged = std::thread::scope(|scope| {
             let swap = scope.spawn(|| try_to_swap(&host, new));
             match kind {
                 "" => drop(host.log().wait_for("a swap begins")),
                 _ => eventually_true(begun, busy),
             }
             host.signal(Signal::KILL);
-            assert!(!swap.join().expect("it has an answer or none"), "{begun}");
+            swap.join().expect("it has an answer or none")
         });
         host.wait().expect_killed();
         let host = home.start();
-        assert_eq!(serving(&host), 0, "{begun}");
+        let now = serving(&host);
+        // One that doesn't spin may be published before the signal arrives.
+        let was_faster = kind.is_empty() && now == number;
+        assert!(was_faster || (now == current && !acknowledged), "{begun}: {now} after {current}, {acknowledged}");
+        current = now;
         home.expect_in_order(&host);
         host.stop().expect(0, &[]);
     }

@@ -166,7 +166,8 @@ fn failures(text: &mut String, failures: &[Failure]) {
         let what = failure.instance.as_ref().or(failure.component.as_ref()).cloned();
         let status = failure.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
         let (request, handler) = (or_none(&failure.request_id), or_none(&failure.handler));
-        [ago(failure.ms_ago), or_none(&what), handler, status, request, failure.reason.clone()]
+        let times = if failure.times > 1 { format!(" ({} times)", failure.times) } else { String::new() };
+        [ago(failure.ms_ago), or_none(&what), handler, status, request, failure.reason.clone() + &times]
     });
     table(text, ["FAILED", "WHAT", "HANDLER", "STATUS", "REQUEST", "REASON"], rows);
 }
@@ -235,7 +236,7 @@ s          long-name  unavailable (out)  http://x:1  61 s ago    3
         facts["not_ready"] = "draining".into();
         facts["failures"] = json!([
             {"ms_ago": 8000, "kind": "request", "reason": "component_failed", "request_id": "ab", "component": "echo",
-             "handler": "echo", "status": 502},
+             "handler": "echo", "status": 502, "times": 3},
             {"ms_ago": 9000, "kind": "instance", "instance": "s/long-name", "reason": "unavailable"},
         ]);
         facts["history"] = json!({"interval_ms": 5000, "per_second": [], "errors_per_second": [], "p50_ms": [],
@@ -247,7 +248,7 @@ s          long-name  unavailable (out)  http://x:1  61 s ago    3
         assert!(text.ends_with("\nand 7 more\n"), "{text}");
         let expected = "
 FAILED   WHAT         HANDLER  STATUS  REQUEST  REASON
-8 s ago  echo         echo     502     ab       component_failed
+8 s ago  echo         echo     502     ab       component_failed (3 times)
 9 s ago  s/long-name  -        -       -        unavailable
 
 ";

@@ -187,13 +187,17 @@ impl From<SwapError> for Failure {
             SwapError::UnknownComponent { .. } => Code::UnknownComponent,
             SwapError::UnknownRevision { .. } => Code::UnknownRevision,
             SwapError::NoPreviousRevision { .. } => Code::NoPreviousRevision,
-            SwapError::Rejected { .. } => Code::SwapFailed,
+            SwapError::Rejected { .. } | SwapError::NotPromoted { .. } => Code::SwapFailed,
             SwapError::Busy { .. } => Code::Overloaded,
             SwapError::Draining => Code::Draining,
             SwapError::Full { .. } => Code::StoreFull,
             SwapError::NotRecorded { .. } => Code::SwapNotRecorded,
         };
-        let problem = Problem::new(code, error.to_string());
+        let detail = match &error {
+            SwapError::NotPromoted { reason, report } => format!("{reason}\n{report}"),
+            error => error.to_string(),
+        };
+        let problem = Problem::new(code, detail);
         Failure(if code == Code::Overloaded { problem.retry_after(1) } else { problem })
     }
 }

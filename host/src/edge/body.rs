@@ -150,7 +150,11 @@ impl HttpBody for Download {
             }
             return Poll::Ready(frame);
         }
-        self.patience.poll(cx).map(|()| Some(Err(BodyError::ConnectionWriteTimeout)))
+        let this = &mut *self;
+        this.patience.poll(cx).map(|()| {
+            this.exchange.broke_off();
+            Some(Err(BodyError::ConnectionWriteTimeout))
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -97,7 +97,7 @@ impl Exchange {
             length: answer_length(&self.method, status, headers),
             bytes: 0,
             ended: false,
-            failing: Failing::by_head(status, headers),
+            failing: Failing::by_head(answer),
         });
     }
 

@@ -107,7 +107,11 @@ impl Resolver<'_> {
         let internal = self.internal(typed.internal, listen, &listen_place)?;
         let store = self.store(&typed.store)?;
         let components = match typed.components {
-            Some(components) => self.components(components, keys.as_deref())?,
+            Some(components) => {
+                let components = self.components(components, keys.as_deref())?;
+                self.note_crowd(&components, run.workers);
+                components
+            }
             None => self.builtin_components(keys.as_deref())?,
         };
         let join = typed.join.map(|join| self.join(join, &components)).transpose()?;
@@ -119,6 +123,20 @@ impl Resolver<'_> {
             ));
         }
         Ok(Manifest { run, public, internal, store, join, components, notes: self.notes, file: None })
+    }
+
+    /// Says so if guests may find no room in the process. Not of the built-in manifest, which nobody can change.
+    fn note_crowd(&mut self, components: &[Component], workers: usize) {
+        let guests = |Component { spec, .. }: &Component| spec.instances.len().saturating_mul(spec.limits.max_guests);
+        let wanted = components.iter().map(guests).fold(0, usize::saturating_add).saturating_mul(workers);
+        let room = runtime::most_guests(workers);
+        if self.args.manifest.is_some() && wanted > room as usize {
+            self.notes.push(format!(
+                "the components may have {wanted} guests, max-guests for each instance and worker, and the process has room \
+                 for {room}: a request whose guest has none gets 503; a lower max-guests keeps components from taking each \
+                 other's room"
+            ));
+        }
     }
 
     fn run(&self, typed: file::Run) -> Result<Run> {

@@ -232,6 +232,24 @@ fn flags_beat_the_manifest_and_variables_beat_files() {
 }
 
 #[test]
+fn more_guests_than_the_process_has_room_for_are_noted() {
+    let names: Vec<_> = (0..10).map(|number| format!("'i-{number}'")).collect();
+    for (guests, noted) in [(100, false), (101, true)] {
+        let text = format!(
+            "[run]\nworkers = 1\n[components.a]\nsource = 'a.wasm'\nroute = '/'\ninstances = [{}]\nmax-guests = {guests}",
+            names.join(", ")
+        );
+        let notes = loaded(&text).notes;
+        assert_eq!(
+            notes.iter().any(|note| note.contains("1010 guests") && note.contains("room for 1000")),
+            noted,
+            "{notes:?}"
+        );
+        assert_eq!(notes.len(), usize::from(noted), "{notes:?}");
+    }
+}
+
+#[test]
 fn an_open_internal_address_needs_a_token_or_consent() {
     let open = "[internal]\nlisten = '0.0.0.0:0'\n";
     loaded(&format!("{open}token-file = 'token'"));

@@ -128,8 +128,10 @@ fn settle(slot: &Slot, component: &Component) -> (SwapPolicy, Source, SourceIden
 
 /// The same error, saying which component it is about.
 fn of_component(name: &str, error: SwapError) -> SwapError {
+    let named = |reason: String| format!("component \"{name}\": {reason}");
     match error {
-        SwapError::Rejected { reason } => SwapError::Rejected { reason: format!("component \"{name}\": {reason}") },
+        SwapError::Rejected { reason } => SwapError::Rejected { reason: named(reason) },
+        SwapError::NotPromoted { reason, report } => SwapError::NotPromoted { reason: named(reason), report },
         error => error,
     }
 }

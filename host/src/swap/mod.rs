@@ -273,21 +273,21 @@ impl Swapper {
         let options = RehearsalOptions::new(requests as usize, slot.state().policy.drain_timeout);
         let rehearsed = self.0.runtime.rehearse(&active, revision, options).await;
         drop(active);
-        let judged = match rehearsed {
-            Ok(report) => match report.verdict(promote) {
-                Ok(()) => Ok(report),
-                Err(reason) => Err(format!("{reason}\n{report}")),
-            },
-            Err(error) => Err(error.to_string()),
-        };
-        match judged {
-            Ok(report) => {
-                tracing::info!(component = slot.name, digest = %revision.digest(), "{report}");
-                Ok(Some(report))
-            }
-            Err(reason) => {
+        let report = match rehearsed {
+            Ok(report) => report,
+            Err(error) => {
                 revision.retire(Duration::ZERO).await;
-                Err(self.rejected(slot, by, reason))
+                return Err(self.rejected(slot, by, error.to_string()));
+            }
+        };
+        tracing::info!(component = slot.name, digest = %revision.digest(), "{}", report.summary());
+        match report.verdict(promote) {
+            Ok(()) => Ok(Some(report)),
+            Err(verdict) => {
+                revision.retire(Duration::ZERO).await;
+                let reason = verdict.to_string();
+                self.remember_rejected(slot, by, &reason);
+                Err(SwapError::NotPromoted { reason, report: Box::new(report) })
             }
         }
     }
@@ -299,10 +299,14 @@ impl Swapper {
     }
 
     fn rejected(&self, slot: &Slot, by: PublishedBy, reason: String) -> SwapError {
+        self.remember_rejected(slot, by, &reason);
+        SwapError::Rejected { reason }
+    }
+
+    fn remember_rejected(&self, slot: &Slot, by: PublishedBy, reason: &str) {
         tracing::warn!(component = slot.name, %by, "a revision was rejected: {reason}");
         slot.counts.add(Ending::Rejected);
         self.0.failures.record_swap(&slot.name, &format!("refused: {reason}"));
-        SwapError::Rejected { reason }
     }
 
     fn slot(&self, name: &str) -> Result<Arc<Slot>, SwapError> {

@@ -99,6 +99,15 @@ pub(crate) enum SwapError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It was rehearsed, and what that showed is not enough. Its message leaves the report out: that holds what requests
+    /// and answers said, for whoever asked for the swap and for no log.
+    #[error("{reason}")]
+    NotPromoted {
+        /// The verdict.
+        reason: String,
+        /// What it was reached by.
+        report: Box<RehearsalReport>,
+    },
     /// Too many swaps of this component are waiting.
     #[error("{waiting} swaps of \"{name}\" are waiting; try again when they are done")]
     Busy {

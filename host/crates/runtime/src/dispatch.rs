@@ -26,7 +26,7 @@ use crate::worker::{View, Worker};
 
 /// How many components a request may pass through. The next one gets 508.
 pub const MAX_DEPTH: u8 = 8;
-/// Which instance answered.
+/// Which instance answered, or failed to.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 /// How long a remote instance may take until its answer begins.
 const REMOTE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,6 +80,15 @@ struct Failed {
     unsent: Option<Box<Request<Body>>>,
     /// Whether another instance may do better. Not so for a deadline that has passed.
     retry: bool,
+    /// The instance of this process that failed on it.
+    by: Option<HeaderValue>,
+}
+
+/// Nobody was asked.
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self { problem, unsent: None, retry: false, by: None }
+    }
 }
 
 impl Worker {
@@ -88,7 +97,11 @@ impl Worker {
     pub async fn dispatch(&self, target: &Target, request: Request<Body>, hop: Hop) -> Response<Body> {
         match self.try_dispatch(target, request, hop).await {
             Ok(answer) => answer,
-            Err(problem) => answer_with(problem),
+            Err(Failed { problem, by, .. }) => {
+                let mut answer = answer_with(problem);
+                answer.headers_mut().extend(by.map(|by| (SERVED_BY, by)));
+                answer
+            }
         }
     }
 
@@ -97,15 +110,16 @@ impl Worker {
         target: &Target,
         request: Request<Body>,
         mut hop: Hop,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<Response<Body>, Failed> {
         if hop.depth > MAX_DEPTH {
-            return Err(Problem::new(Code::LoopDetected, format!("the request went through {MAX_DEPTH} components")));
+            let detail = format!("the request went through {MAX_DEPTH} components");
+            return Err(Problem::new(Code::LoopDetected, detail).into());
         }
         let now = Instant::now();
         let registry = self.registry();
         let (first, others) = self.choose(target)?;
         if !others {
-            return self.attempt(&first, request, hop, now).await.map_err(|failed| failed.problem);
+            return self.attempt(&first, request, hop, now).await;
         }
 
         registry.retry_budget().request(now);
@@ -116,11 +130,11 @@ impl Worker {
         };
         let mut tried = vec![first.name().clone()];
         loop {
-            let again = failed.unsent.map(|unsent| spare.keep_again(*unsent)).or_else(|| spare.idempotent());
-            let (Some(again), true) = (again, failed.retry) else { return Err(failed.problem) };
-            let Some(next) = self.choose_untried(target, &tried) else { return Err(failed.problem) };
+            let again = failed.unsent.take().map(|unsent| spare.keep_again(*unsent)).or_else(|| spare.idempotent());
+            let (Some(again), true) = (again, failed.retry) else { return Err(failed) };
+            let Some(next) = self.choose_untried(target, &tried) else { return Err(failed) };
             if !registry.retry_budget().try_retry(Instant::now()) {
-                return Err(failed.problem);
+                return Err(failed);
             }
             if let Some(group) = self.view().snapshot.namespace(target.namespace()) {
                 group.count_retry();
@@ -190,8 +204,13 @@ impl Worker {
                 if let Err(CallError::Shed(reason, _)) = &answered {
                     pool.template().count_shed(*reason);
                 }
-                let mut answer = answered.map_err(call_failed)?;
-                answer.headers_mut().entry(SERVED_BY).or_insert_with(|| pool.template().served_by.clone());
+                let by = || pool.template().served_by.clone();
+                let mut answer = answered.map_err(|error| match error {
+                    // It was given to nobody.
+                    CallError::Shed(..) => call_failed(error),
+                    error => Failed { by: Some(by()), ..call_failed(error) },
+                })?;
+                answer.headers_mut().entry(SERVED_BY).or_insert_with(by);
                 Ok(answer)
             }
             Chosen::There(member) => {
@@ -231,7 +250,7 @@ impl Chosen {
 
 /// What in-process failures mean to the client.
 fn call_failed(error: CallError) -> Failed {
-    let failed = |problem, unsent, retry| Failed { problem, unsent, retry };
+    let failed = |problem, unsent, retry| Failed { problem, unsent, retry, by: None };
     match error {
         CallError::Shed(_, request) => {
             let problem = Problem::new(Code::Overloaded, "too many requests are waiting; try again later");
@@ -262,7 +281,7 @@ fn call_failed(error: CallError) -> Failed {
 /// What a remote instance's failures mean to the client.
 fn remote_failed(member: &Member, error: SendError) -> Failed {
     let name = member.name();
-    let failed = |problem, unsent, retry| Failed { problem, unsent, retry };
+    let failed = |problem, unsent, retry| Failed { problem, unsent, retry, by: None };
     match error {
         SendError::NotConnected { request, reason } => {
             let detail = format!("instance {name} can't be reached: {reason}");
@@ -279,9 +298,12 @@ fn remote_failed(member: &Member, error: SendError) -> Failed {
     }
 }
 
-/// A problem as an answer.
+/// A problem as an answer. Its [`Code`] is among the extensions, for those who want to know why without reading the body.
 pub fn answer_with(problem: Problem) -> Response<Body> {
-    problem.into_response::<Vec<u8>>().map(body::full)
+    let code = problem.code;
+    let mut answer = problem.into_response::<Vec<u8>>().map(body::full);
+    answer.extensions_mut().insert(code);
+    answer
 }
 
 /// What is kept of a request for a second attempt.

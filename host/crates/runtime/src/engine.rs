@@ -30,11 +30,16 @@ const MAX_INSTANCE_SIZE: usize = 4 << 20;
 /// pages that were written to, wherever they are, if the kernel can tell which (Linux 6.7); else the first ones.
 const KEEP_RESIDENT: usize = 64 << 10;
 
+/// Guests that can live at once in a process with so many workers.
+pub fn most_guests(workers: usize) -> u32 {
+    let guests = u32::try_from(workers).unwrap_or(u32::MAX).saturating_mul(GUESTS_PER_WORKER);
+    guests.clamp(*GUESTS.start(), *GUESTS.end())
+}
+
 /// Makes the engine, with compiled components kept in `cache` (and found there again) if there is one, and starts its
 /// epoch thread.
 pub(crate) fn new(cache: Option<&Path>, workers: usize) -> wasmtime::Result<Engine> {
-    let guests = u32::try_from(workers).unwrap_or(u32::MAX).saturating_mul(GUESTS_PER_WORKER);
-    let guests = guests.clamp(*GUESTS.start(), *GUESTS.end());
+    let guests = most_guests(workers);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(guests)
         .total_core_instances(guests * CORE_INSTANCES_PER_GUEST)

@@ -40,6 +40,7 @@ pub use check::{Import, LoadError, Missing, Report, World};
 pub use compiler::Compiler;
 pub use counters::{Census, ComponentStats};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
+pub use engine::most_guests;
 pub use outbound::{OutboundPolicy, OutboundRuleError};
 pub use pool::Outcomes;
 pub use rehearsal::{

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use registry::{Name, Namespace, RegisterError, Registry};
 use store::Store;
-use tokio::runtime::Handle;
 use trace::Tracer;
 
 use crate::check::LoadError;
 use crate::compiler::Compiler;
 use crate::counters::ComponentStats;
 use crate::health;
-use crate::rehearsal::{self, RehearsalOptions, RehearsalReport};
+use crate::rehearsal::{self, Backstage, RehearsalOptions, RehearsalReport};
 use crate::revision::Revision;
 use crate::spec::{Code, ComponentSpec};
 use crate::worker::{Assembly, Commons, Publication, Worker};
@@ -70,7 +69,7 @@ pub struct Runtime {
     /// How many revisions were published. Held while one is.
     publications: Mutex<u64>,
     /// The thread that rehearsed guests run on, once there was a rehearsal.
-    backstage: Mutex<Option<Handle>>,
+    backstage: Mutex<Option<Backstage>>,
 }
 
 impl Runtime {
@@ -165,11 +164,11 @@ impl Runtime {
         rehearsed.map_err(|error| not_started(error.to_string()))
     }
 
-    fn backstage(&self) -> std::io::Result<Handle> {
+    fn backstage(&self) -> std::io::Result<Backstage> {
         let mut backstage = self.backstage.lock().unwrap_or_else(PoisonError::into_inner);
         match &*backstage {
-            Some(handle) => Ok(handle.clone()),
-            None => Ok(backstage.insert(rehearsal::backstage::start()?).clone()),
+            Some(started) => Ok(started.clone()),
+            None => Ok(backstage.insert(Backstage::start()?).clone()),
         }
     }
 

@@ -200,7 +200,8 @@ function showFailures({ failures }) {
     })));
     const what = [failure.component, failure.instance].filter(Boolean).join(", ");
     const texts = [
-      ago(failure.ms_ago), `${KINDS[failure.kind]}${what ? `: ${what}` : ""}`, failure.reason,
+      ago(failure.ms_ago), `${KINDS[failure.kind]}${what ? `: ${what}` : ""}`,
+      failure.times > 1 ? `${failure.reason} (${failure.times} times)` : failure.reason,
       failure.status === undefined ? "–" : String(failure.status), failure.handler ?? "–", failure.request_id ?? "–",
     ];
     texts.forEach((text, cell) => write(row.cells[cell], text));

@@ -1,26 +1,49 @@
 //! Backstage: the thread that rehearsed guests run on, and what it is given of a processor.
 //!
 //! One for all rehearsals; it lives as long as the process. It has the lowest priority: a rehearsal takes the time that the
-//! workers leave. So what a run takes is counted without the time in which the thread only waited for a processor.
+//! workers leave. So what a run takes is counted without the time in which the thread only waited for a processor. Nor does it
+//! hold that of other runs: there is one at a time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 /// The thread's nice value.
 const NICE: i32 = 19;
 
-/// Starts the thread.
-pub(crate) fn start() -> std::io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
-        if let Err(error) = rustix::process::nice(NICE) {
-            tracing::warn!("revisions are rehearsed at full priority: {error}");
-        }
-        runtime.block_on(std::future::pending::<()>());
-    })?;
-    Ok(handle)
+/// The thread, and whose turn it is there. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Backstage {
+    thread: Handle,
+    turn: Arc<Semaphore>,
+}
+
+impl Backstage {
+    /// Starts the thread.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = runtime.handle().clone();
+        std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
+            if let Err(error) = rustix::process::nice(NICE) {
+                tracing::warn!("revisions are rehearsed at full priority: {error}");
+            }
+            runtime.block_on(std::future::pending::<()>());
+        })?;
+        Ok(Self { thread, turn: Arc::new(Semaphore::new(1)) })
+    }
+
+    pub(super) fn thread(&self) -> &Handle {
+        &self.thread
+    }
+
+    /// Waits until no other run is on the thread, but not longer than until then. The turn ends when it is dropped.
+    pub(super) async fn turn(&self, end: Instant) -> Option<OwnedSemaphorePermit> {
+        let turn = timeout_at(end.into(), self.turn.clone().acquire_owned()).await.ok()?;
+        Some(turn.expect("it is never closed"))
+    }
 }
 
 /// Measures a run on this thread.
@@ -65,6 +88,17 @@ mod tests {
     fn what_was_only_waited_for_is_read() {
         assert_eq!(parse("741163 6026609 2\n"), Some(Duration::from_nanos(6_026_609)));
         assert_eq!((parse(""), parse("1"), parse("1 x 2")), (None, None, None));
+    }
+
+    #[tokio::test]
+    async fn one_run_at_a_time() {
+        let backstage = Backstage { thread: Handle::current(), turn: Arc::new(Semaphore::new(1)) };
+        let later = Instant::now() + Duration::from_secs(600);
+        let first = backstage.turn(later).await;
+        assert!(first.is_some());
+        assert!(backstage.turn(Instant::now()).await.is_none(), "it ends before its turn");
+        drop(first);
+        assert!(backstage.turn(later).await.is_some());
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub(crate) struct Findings {
     failures: Sides<BTreeMap<String, usize>>,
     skipped: BTreeMap<Skip, usize>,
     refused: RefusedRequests,
+    /// Of the requests that failed on neither.
     took: Sides<Vec<Duration>>,
 }
 
@@ -77,16 +78,19 @@ impl Findings {
         self.compared
     }
 
-    /// A request was run on both; `request` is its method, path and query, `refused` what the new revision wanted to send.
+    /// A request was run on both; `request` is its method and path, `refused` what the new revision wanted to send.
     pub(crate) fn compare(&mut self, request: &str, old: &Run, new: &Run, refused: Vec<String>) {
         self.compared += 1;
-        self.took.old.push(old.took);
-        self.took.new.push(new.took);
         self.refused.count += refused.len();
         if self.refused.example.is_none() {
             self.refused.example = refused.into_iter().next().map(|request| excerpt(&request));
         }
         let (old_failure, new_failure) = (old.failure(), new.failure());
+        if old_failure.is_none() && new_failure.is_none() {
+            // How soon a run failed says nothing of how long an answer takes.
+            self.took.old.push(old.took);
+            self.took.new.push(new.took);
+        }
         self.worse += usize::from(old_failure.is_none() && new_failure.is_some());
         for (failures, failure) in [(&mut self.failures.old, old_failure), (&mut self.failures.new, new_failure)] {
             if let Some(reason) = failure {
@@ -131,7 +135,8 @@ impl Findings {
             failures: Sides { old: counts(&self.failures.old), new: counts(&self.failures.new) },
             skipped: counts(&self.skipped),
             refused: self.refused.clone(),
-            latency: (self.compared > 0).then_some(latency),
+            timed: self.took.old.len(),
+            latency: (!self.took.old.is_empty()).then_some(latency),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -256,6 +261,27 @@ mod tests {
     }
 
     #[test]
+    fn how_soon_a_run_failed_does_not_count() {
+        let lasting = |run: Run, ms| Run { took: Duration::from_millis(ms), ..run };
+        let answered = |old, new| (lasting(run(Ok((200, ""))), old), lasting(run(Ok((200, ""))), new));
+        let mended = || (lasting(run(Ok((503, ""))), 1), lasting(run(Ok((200, ""))), 50));
+        let broken = || (lasting(run(Ok((200, ""))), 50), lasting(run(Err("trap")), 1));
+
+        let fixed = report(&vec![mended(); 20]);
+        assert_eq!((fixed.compared, fixed.timed, &fixed.latency), (20, 0, &None));
+        assert_eq!(fixed.verdict(Promote::Safe), Ok(()), "an answer takes longer than a failure");
+
+        let few = report(&[vec![answered(1, 50); 19], vec![mended(), broken()]].concat());
+        assert_eq!((few.compared, few.timed), (21, 19));
+        let p50 = few.latency.as_ref().map(|latency| (latency.old.p50_us, latency.new.p50_us));
+        assert_eq!(p50, Some((1_000, 50_000)));
+        let few = report(&[vec![answered(1, 50); 19], vec![mended()]].concat());
+        assert_eq!(few.verdict(Promote::Safe), Ok(()), "too few durations to judge by");
+        let enough = report(&[vec![answered(1, 50); 20], vec![mended()]].concat());
+        assert!(matches!(enough.verdict(Promote::Safe), Err(NotPromoted::Slower { timed: 20, .. })));
+    }
+
+    #[test]
     fn a_report_reads_as_json() {
         let mut findings = Findings::default();
         findings.skip(Skip::RequestTooLarge);
@@ -267,6 +293,7 @@ mod tests {
             "failures": { "old": [], "new": [] },
             "skipped": [{ "reason": "the request's body is larger than 1 MiB", "count": 1 }],
             "refused": { "count": 1, "example": "GET http://a/" },
+            "timed": 1,
             "latency": { "old": { "p50_us": 100, "p99_us": 100 }, "new": { "p50_us": 100, "p99_us": 100 } },
             "took_ms": 1500,
         });

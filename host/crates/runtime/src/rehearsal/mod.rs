@@ -12,10 +12,10 @@
 //! component's name with ` (rehearsal)` behind it. Clocks and random numbers are real: what puts them into answers differs.
 //!
 //! What bounds it: [`RehearsalOptions::within`]; one sample for each worker at a time, with a pause behind it
-//! ([`turns`]); [`MAX_REQUESTS`]; of each request the first mebibyte of its bodies and what a tape holds. What is more makes
+//! ([`turns`]); one second run at a time; [`MAX_REQUESTS`]; of each request the first mebibyte of its bodies and what a tape holds. What is more makes
 //! a sample useless, never a request fail.
 
-pub(crate) mod backstage;
+mod backstage;
 mod compare;
 mod findings;
 mod promotion;
@@ -38,6 +38,7 @@ use tokio::time::timeout_at;
 use crate::revision::{Revision, TrialError, Venue};
 use crate::worker::Worker;
 
+pub(crate) use backstage::Backstage;
 pub use promotion::{NotPromoted, Promote, UnknownPromote};
 pub use report::{Count, DifferenceGroup, Example, Latency, RefusedRequests, RehearsalReport, Sides};
 pub(crate) use sampler::{Sampler, Switch};
@@ -71,7 +72,9 @@ impl RehearsalOptions {
 /// What the samplers of one rehearsal share.
 pub(crate) struct Rehearsal {
     store: Arc<dyn Store>,
-    backstage: Handle,
+    backstage: Backstage,
+    /// When it ends.
+    end: Instant,
     /// Requests that may still be taken.
     left: AtomicUsize,
     /// By worker.
@@ -113,10 +116,10 @@ impl Rehearsal {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the last request, but not longer than until then.
-    async fn finish(&self, requests: usize, end: Instant) {
+    /// Waits for the last request, but not longer than until the end.
+    async fn finish(&self, requests: usize) {
         while self.findings().compared() < requests {
-            if timeout_at(end.into(), self.progress.notified()).await.is_err() {
+            if timeout_at(self.end.into(), self.progress.notified()).await.is_err() {
                 self.left.store(0, Relaxed);
                 let on_their_way = self.turns.iter().filter(|turns| turns.is_taken()).count();
                 (0..on_their_way).for_each(|_| self.findings().skip(Skip::TimeUp));
@@ -135,12 +138,12 @@ pub(crate) async fn rehearse(
     new: &Revision,
     workers: &[Worker],
     store: Arc<dyn Store>,
-    backstage: &Handle,
+    backstage: &Backstage,
     options: RehearsalOptions,
 ) -> Result<RehearsalReport, TrialError> {
     let begun = Instant::now();
     let live = Company(active.for_rehearsal(&Venue::Workers), options.drain);
-    let rehearsed = Company(new.for_rehearsal(&Venue::Backstage(backstage.clone())), options.drain);
+    let rehearsed = Company(new.for_rehearsal(&Venue::Backstage(backstage.thread().clone())), options.drain);
     live.0.warm().await?;
     rehearsed.0.warm().await?;
 
@@ -148,6 +151,7 @@ pub(crate) async fn rehearse(
     let rehearsal = Arc::new(Rehearsal {
         store,
         backstage: backstage.clone(),
+        end: begun + options.within,
         left: AtomicUsize::new(options.requests),
         turns: workers.iter().map(|_| Turns::new(begun, spread)).collect(),
         findings: Mutex::default(),
@@ -155,7 +159,7 @@ pub(crate) async fn rehearse(
     });
     {
         let _sampling = Sampling::start(active, &live.0, &rehearsed.0, &rehearsal, workers);
-        rehearsal.finish(options.requests, begun + options.within).await;
+        rehearsal.finish(options.requests).await;
     }
     Ok(rehearsal.findings().report(options.requests, begun.elapsed()))
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::report::{DifferenceGroup, RehearsalReport, Sides, excerpt};
 
-/// How many times as long as the active revision a new one may take, by the median of the requests that were compared.
+/// How many times as long as the active revision a new one may take, by the median of the requests that both answered.
 const SLOWER: u64 = 2;
 /// So many microseconds more are no reason: they are noise, or nobody notices.
 const LATER_US: u64 = 5_000;
@@ -66,12 +66,12 @@ pub enum NotPromoted {
     },
     /// [`Promote::Safe`] or [`Promote::Identical`], and it takes more than twice as long, and more than 5 ms longer.
     #[error(
-        "half of the {compared} rehearsed requests took more than {} ms on it, and {} ms on the active revision; if that is \
-         meant, `promote` can say always", ms(*new_us), ms(*old_us)
+        "half of the {timed} rehearsed requests that both answered took more than {} ms on it, and {} ms on the active \
+         revision; if that is meant, `promote` can say always", ms(*new_us), ms(*old_us)
     )]
     Slower {
-        /// Requests that were compared.
-        compared: usize,
+        /// Requests that failed on neither.
+        timed: usize,
         /// The median of the active revision, in microseconds.
         old_us: u64,
         /// The median of the new one.
@@ -98,8 +98,8 @@ impl RehearsalReport {
                 Err(NotPromoted::Worse { worse: self.worse, compared, example })
             }
             Promote::Identical | Promote::Safe => match &self.latency {
-                Some(Sides { old, new }) if compared >= FEWEST && is_slower(old.p50_us, new.p50_us) => {
-                    Err(NotPromoted::Slower { compared, old_us: old.p50_us, new_us: new.p50_us })
+                Some(Sides { old, new }) if self.timed >= FEWEST && is_slower(old.p50_us, new.p50_us) => {
+                    Err(NotPromoted::Slower { timed: self.timed, old_us: old.p50_us, new_us: new.p50_us })
                 }
                 _ => Ok(()),
             },
@@ -158,6 +158,7 @@ mod tests {
             failures: Sides::default(),
             skipped: Vec::new(),
             refused: Default::default(),
+            timed: compared,
             latency: Some(Sides { old: latency(old_us), new: latency(new_us) }),
             took_ms: 1,
         }
@@ -179,8 +180,8 @@ mod tests {
             assert!(report.verdict(Promote::Always).is_ok());
         }
         let refused = report(20, 1_050, 7_999).verdict(Promote::Safe).expect_err("it is slower").to_string();
-        let said = "half of the 20 rehearsed requests took more than 7.9 ms on it, and 1.0 ms on the active revision; \
-                    if that is meant, `promote` can say always";
+        let said = "half of the 20 rehearsed requests that both answered took more than 7.9 ms on it, and 1.0 ms on the active \
+                    revision; if that is meant, `promote` can say always";
         assert_eq!(refused, said);
     }
 

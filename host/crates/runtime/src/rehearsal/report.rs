@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const EXCERPT: usize = 256;
 
 /// What a rehearsal found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RehearsalReport {
     /// Requests that were to be compared.
     pub requested: usize,
@@ -27,8 +27,11 @@ pub struct RehearsalReport {
     pub skipped: Vec<Count>,
     /// Requests that the new revision sent and that had no answer, since the active one sent none like them.
     pub refused: RefusedRequests,
-    /// From a request's start to its answer's head. The new revision runs at the lowest priority; how long it waited for a
-    /// processor doesn't count, where the system tells. None if nothing was compared.
+    /// Requests that failed on neither revision: those whose durations are compared.
+    #[serde(default)]
+    pub timed: usize,
+    /// Of those, from a request's start to its answer's head. The new revision runs at the lowest priority; how long it waited
+    /// for a processor doesn't count, where the system tells. None if there are no such requests.
     pub latency: Option<Sides<Latency>>,
     /// How long the rehearsal took, in milliseconds.
     pub took_ms: u64,
@@ -57,7 +60,7 @@ pub struct DifferenceGroup {
 /// One request and what came of it, cut short.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
-    /// Method, path and query.
+    /// Method and path.
     pub request: String,
     /// What the active revision answered.
     pub old: String,
@@ -92,17 +95,26 @@ pub struct Latency {
     pub p99_us: u64,
 }
 
-/// Some lines for people, without an end of line behind the last.
-impl fmt::Display for RehearsalReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl RehearsalReport {
+    /// Its numbers in one line, which may be logged: nothing in it comes out of a request or an answer.
+    pub fn summary(&self) -> String {
         let Self { requested, compared, identical, worse, .. } = self;
-        write!(f, "rehearsed {compared} of {requested} requests: {identical} identical, {worse} worse")?;
+        let mut line = format!("rehearsed {compared} of {requested} requests: {identical} identical, {worse} worse");
         if let Some(Sides { old, new }) = &self.latency {
-            write!(f, "; p50 {} to {} us, p99 {} to {} us", old.p50_us, new.p50_us, old.p99_us, new.p99_us)?;
+            line += &format!("; p50 {} to {} us, p99 {} to {} us", old.p50_us, new.p50_us, old.p99_us, new.p99_us);
         }
         if *compared == 0 {
-            write!(f, "; there was nothing to compare, so its answers were not judged")?;
+            line += "; there was nothing to compare, so its answers were not judged";
         }
+        line
+    }
+}
+
+/// Some lines for whoever asked for the rehearsal, without an end of line behind the last. Not for a log: the examples hold
+/// what requests and answers said.
+impl fmt::Display for RehearsalReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.summary())?;
         for DifferenceGroup { kind, count, example } in &self.differences {
             let Example { request, old, new } = example;
             write!(f, "\n{count} x {kind}, for example {request:?}\n    old: {old:?}\n    new: {new:?}")?;

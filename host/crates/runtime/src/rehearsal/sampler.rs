@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout_at;
+use trace::TRACEPARENT;
 
 use super::Rehearsal;
 use super::backstage::Stopwatch;
@@ -78,10 +79,15 @@ impl Sampler {
         let (head, body) = request.into_parts();
         let (tap, body) = Tap::attach(body, content_length(&head.headers));
         let tape = Arc::new(Tape::new(self.rehearsal.store.clone()));
+        let mut again = head.clone();
+        if let Some(context) = hop.trace {
+            // The live run is told its trace, too. A component that answers with the trace's id gives the same answer twice.
+            again.headers.entry(TRACEPARENT).or_insert_with(|| context.to_header());
+        }
         let sample = Sample {
             place,
             pool: self.rehearsed.clone(),
-            head: head.clone(),
+            head: again,
             body: tap,
             depth: hop.depth,
             tape: tape.clone(),
@@ -109,7 +115,7 @@ struct Place {
     worker: usize,
     /// Whether there is a result, or a reason for having none.
     settled: bool,
-    /// What the second run took.
+    /// What the second run took, if there was one.
     took: Duration,
 }
 
@@ -126,7 +132,7 @@ impl Place {
     }
 
     fn compare(mut self, request: &str, old: &Run, new: &Run, refused: Vec<String>) {
-        (self.settled, self.took) = (true, new.took);
+        self.settled = true;
         self.rehearsal.compared(request, old, new, refused);
     }
 }
@@ -164,8 +170,12 @@ impl Sample {
 
     /// Runs it on the new revision, after the live run has ended so.
     fn rehearse(self, old: Run) {
-        let backstage = self.place.rehearsal.backstage.clone();
-        backstage.spawn(async move {
+        let rehearsal = self.place.rehearsal.clone();
+        let thread = rehearsal.backstage.thread().clone();
+        thread.spawn(async move {
+            let Some(_turn) = rehearsal.backstage.turn(rehearsal.end).await else {
+                return self.place.skip(Skip::TimeUp);
+            };
             match self.prepare(&old) {
                 Ok((request, replay)) => self.run(old, request, replay).await,
                 Err(reason) => self.place.skip(reason),
@@ -188,8 +198,8 @@ impl Sample {
     }
 
     async fn run(self, old: Run, body: Bytes, replay: Arc<Replay>) {
-        let Self { place, pool, head, depth, .. } = self;
-        let line = format!("{} {}", head.method, head.uri.path_and_query().map_or("/", |target| target.as_str()));
+        let Self { mut place, pool, head, depth, .. } = self;
+        let line = format!("{} {}", head.method, head.uri.path());
         let method = head.method.clone();
         let request = Request::from_parts(head, body::full(body));
         let stopwatch = Stopwatch::start();
@@ -202,15 +212,18 @@ impl Sample {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();
                 let length = answer_length(&method, head.status, &head.headers);
-                match timeout_at(deadline.into(), tap::collect(body, length)).await {
+                Some(match timeout_at(deadline.into(), tap::collect(body, length)).await {
                     Ok(Tapped::Part(_)) => Err(BROKEN_OFF),
                     Ok(body) => Ok(Answer { status: head.status, headers: head.headers, body }),
                     Err(_) => Err(reason(&CallError::Deadline)),
-                }
+                })
             }
-            Err(CallError::Shed(..)) => return place.skip(Skip::NoGuest),
-            Err(error) => Err(reason(&error)),
+            Err(CallError::Shed(..)) => None,
+            Err(error) => Some(Err(reason(&error))),
         };
+        // To the end of the body, whatever came of it: the pause is to be in proportion to all that it cost.
+        place.took = stopwatch.took();
+        let Some(outcome) = outcome else { return place.skip(Skip::NoGuest) };
         if replay.is_exhausted() {
             return place.skip(Skip::Exhausted);
         }
