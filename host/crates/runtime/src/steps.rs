@@ -116,7 +116,13 @@ pub(crate) fn out_of_guest(
         invalid.remove(request.headers_mut());
         None
     });
-    let Some(parent) = guest.trace_of(said) else { return (said, None) };
+    let Some(parent) = guest.trace_of(said) else {
+        let Some((tracer, said)) = tracer.zip(said) else { return (said, None) };
+        // Not a trace that came to the guest: what is recorded of it isn't for the guest to decide.
+        let here = tracer.resample(said);
+        request.headers_mut().insert(TRACEPARENT, here.to_header());
+        return (Some(here), None);
+    };
     if tracer.is_none() && said.is_some() {
         return (said, None);
     }
