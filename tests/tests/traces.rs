@@ -211,6 +211,21 @@ GET data
 }
 
 #[test]
+fn what_was_added_to_no_trace_does_not_travel_with_another() {
+    let (remote, seen) = remembering();
+    let collector = Collector::start();
+    let host = with_storage_at(collector.collects_from(Host::builder()), &remote);
+    for parent in [None, Some("00-1-2-01")] {
+        let request = host.request("GET", "/data").header("tracestate", "a=b");
+        let request = parent.into_iter().fold(request, |request, parent| request.header("traceparent", parent));
+        request.send().expect(200);
+        let (parent, state) = seen.lock().expect("nobody panics with it").clone();
+        assert!(parent.ends_with("-01"), "{parent}");
+        assert_eq!(state, "");
+    }
+}
+
+#[test]
 fn without_a_collector_contexts_go_through_as_they_are() {
     let (remote, seen) = remembering();
     let host = with_storage_at(Host::builder(), &remote);
