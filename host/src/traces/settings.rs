@@ -61,20 +61,17 @@ impl Settings {
         }
         let exporter = variables.text("OTEL_TRACES_EXPORTER");
         let Some(endpoint) = endpoint(&variables, exporter.as_deref())? else { return Ok(None) };
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-            if variables.text(name).is_some_and(|protocol| protocol != PROTOCOL) {
-                return Err(bad(name, format!("traces are only sent by {PROTOCOL}, to port 4318 as a rule")));
-            }
+        let protocol = variables.either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL");
+        if let Some((name, _)) = protocol.filter(|(_, protocol)| protocol != PROTOCOL) {
+            return Err(bad(name, format!("traces are only sent by {PROTOCOL}, to port 4318 as a rule")));
         }
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-            if variables.text(name).is_some_and(|compression| compression != "none") {
-                return Err(bad(name, "traces are only sent uncompressed; write none".to_owned()));
-            }
+        let compression = variables.either("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION");
+        if let Some((name, _)) = compression.filter(|(_, compression)| compression != "none") {
+            return Err(bad(name, "traces are only sent uncompressed; write none".to_owned()));
         }
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
-            if variables.text(name).is_some() {
-                return Err(bad(name, "certificates of one's own are not supported; use a local collector".to_owned()));
-            }
+        let certificate = variables.either("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE");
+        if let Some((name, _)) = certificate {
+            return Err(bad(name, "certificates of one's own are not supported; use a local collector".to_owned()));
         }
         let timeout = variables.either("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT");
         let timeout = timeout.map_or(Ok(10_000), |(name, text)| positive(name, &text))?;
@@ -283,6 +280,24 @@ mod tests {
         let resource: Vec<_> = settings.resource.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let expected = [("deployment.environment.name", "a b"), ("service.version", "7"), ("service.name", "shop")];
         assert_eq!(resource, expected);
+    }
+
+    #[test]
+    fn what_is_said_of_traces_goes_before_what_is_said_of_everything() {
+        settings(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+        ]);
+        for (all, traces, fine, wrong) in [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf", "grpc"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none", "gzip"),
+        ] {
+            let error = read(&[("OTEL_TRACES_EXPORTER", "otlp"), (all, fine), (traces, wrong)]).expect_err(traces);
+            assert_eq!(error.variable, traces);
+        }
     }
 
     #[test]
