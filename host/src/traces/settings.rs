@@ -144,13 +144,16 @@ fn capacity<V: Fn(&str) -> Option<String>>(variables: &Variables<V>) -> Result<C
     Ok(Capacity { queue, batch })
 }
 
-/// Values are not told: they may be secrets.
+/// What is wrong is told by its place only: names may be secrets as well, if somebody has written a value without one.
 fn headers<V: Fn(&str) -> Option<String>>(variables: &Variables<V>) -> Result<HeaderMap, BadVariable> {
     let given = variables.either("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS");
     let Some((name, text)) = given else { return Ok(HeaderMap::new()) };
-    let headers = pairs(name, &text)?.into_iter().map(|(key, value)| {
+    let headers = pairs(name, &text)?.into_iter().zip(1..).map(|((key, value), place)| {
         let header = HeaderName::from_str(&key).ok().zip(HeaderValue::from_str(&value).ok());
-        header.ok_or_else(|| bad(name, format!("{key:?} with its value is no header")))
+        let (key, mut value) =
+            header.ok_or_else(|| bad(name, format!("pair {place} is no header; write name=value")))?;
+        value.set_sensitive(true);
+        Ok((key, value))
     });
     headers.collect()
 }
@@ -274,6 +277,7 @@ mod tests {
         ]);
         assert_eq!(settings.headers["authorization"], "Basic YTpi");
         assert_eq!(settings.headers["x-tenant"], "one");
+        assert!(!format!("{settings:?}").contains("YTpi"), "{settings:?}");
         assert_eq!((settings.timeout, settings.delay), (Duration::from_millis(700), Duration::from_millis(50)));
         assert_eq!(settings.capacity, Capacity { queue: 10, batch: 10 });
         assert_eq!(settings.sampler, Sampler { parent_based: true, root: Root::Ratio(0.25) });
@@ -309,7 +313,9 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "uncompressed"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem", "not supported"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "5ecret", "key=value"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "two words=5ecret", "no header"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,two words=5ecret", "pair 2 is no header"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "Basic 5ecret==", "pair 1 is no header; write name=value"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=5ecret%0A", "pair 1 is no header"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "whole number"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "above 0"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999", "more than"),
