@@ -394,5 +394,6 @@ fn a_collector_that_hangs_costs_spans_and_nothing_else() {
     // Twelve wait, and nobody waits for the others.
     eventually_true("18 spans are dropped", || host.metrics().sum("trace_spans_dropped_total", &[]) == 18.0);
     let stderr = host.stop().stderr;
-    assert!(stderr.contains("12 spans are lost"), "{stderr}");
+    // Those on their way, and those that wait.
+    assert!(stderr.contains("18 spans are lost"), "{stderr}");
 }

@@ -66,18 +66,20 @@ impl Exporter {
             }
             while self.export().await {}
         };
-        let end = async {
-            stop.await;
-            stopping.send_replace(true);
-            tokio::time::sleep(FLUSH).await;
-        };
+        let mut exporting = Box::pin(exporting);
         tokio::select! {
-            () = exporting => {}
-            () = end => {}
+            () = &mut exporting => unreachable!("it goes on until it is told to stop"),
+            () = stop => {}
         }
+        let dropped_before = tracer.dropped();
+        stopping.send_replace(true);
+        // What is still on its way when the time is over is dropped here, and counted by its batch.
+        let _ = tokio::time::timeout(FLUSH, exporting).await;
         let left = std::iter::from_fn(|| Some(tracer.take().len()).filter(|spans| *spans > 0)).sum::<usize>();
-        if left > 0 {
-            tracing::warn!("{left} spans are lost: they could not be exported within {FLUSH:?}");
+        tracer.count_dropped(left as u64);
+        let lost = tracer.dropped() - dropped_before;
+        if lost > 0 {
+            tracing::warn!("{lost} spans are lost: the collector didn't take them within {FLUSH:?} at the end");
         }
     }
 
