@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use e2e::{Collector, Host, Remote, Span, eventually_true};
+use rustix::process::Signal;
 use serde_json::json;
 
 /// The span of the client that sends all requests of these tests.
@@ -396,4 +397,19 @@ fn a_collector_that_hangs_costs_spans_and_nothing_else() {
     let stderr = host.stop().stderr;
     // Those on their way, and those that wait.
     assert!(stderr.contains("18 spans are lost"), "{stderr}");
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_the_collector() {
+    let hanging = Remote::silent();
+    let host = Host::builder()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &hanging.url())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
+        .start();
+    host.get("/data").expect(200);
+    host.signal(Signal::TERM);
+    // The requests have ended, and the last spans are on their way.
+    eventually_true("the collector is asked", || hanging.connections() == 1);
+    host.signal(Signal::TERM);
+    host.wait().expect(130, &["stopped at once"]);
 }

@@ -69,6 +69,11 @@ struct Item {
 }
 
 impl Swapper {
+    /// What serves the components.
+    pub(crate) fn runtime(&self) -> &Arc<Runtime> {
+        &self.0.runtime
+    }
+
     /// Takes samples of the active revisions for as long as it is polled.
     pub(crate) async fn keep_sampling(&self) {
         let mut interval = interval(SAMPLE);
