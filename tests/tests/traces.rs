@@ -306,6 +306,11 @@ fn log_lines_name_the_trace() {
     // A request that came without one has got one.
     host.request("GET", "/ok").send().expect(200);
     let line = host.log().wait_for("GET /ok")["trace_id"].as_str().expect("a trace").to_owned();
+    host.request("GET", "/trap").header("traceparent", &sampled(2)).send().expect(502);
+    assert_eq!(host.log().wait_for("a guest failed")["trace_id"], trace(2));
+    let denied = host.request("GET", "/outbound?url=http://192.0.2.1/").header("traceparent", &sampled(3));
+    denied.send().expect(502);
+    assert_eq!(host.log().wait_for("was denied")["trace_id"], trace(3));
     host.stop();
     assert_eq!(collector.trace(&line).len(), 3);
 }
