@@ -135,6 +135,7 @@ async fn serve(
         internal: internal_address,
         components: Components::new(swapper.clone()),
         metrics: observer.metrics().clone(),
+        tracer: runtime.tracer().cloned(),
         log_level: log.level(),
         observer: observer.clone(),
         streams: Streams::new(),

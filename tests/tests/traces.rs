@@ -362,6 +362,20 @@ fn each_swap_is_a_trace_of_its_own() {
 }
 
 #[test]
+fn a_heartbeat_that_lapses_is_a_trace_of_its_own() {
+    let collector = Collector::start();
+    let host = collector.collects_from(Host::builder()).start();
+    let silent = Remote::storage("silent");
+    host.register("silent", &silent.url()).expect(201);
+    host.log().wait_for("an instance is unavailable");
+    host.stop();
+    let spans = collector.spans();
+    let lost = named(&spans, "instance unavailable");
+    assert_eq!((lost.get("hostler.namespace"), lost.get("hostler.instance")), ("storage", "silent"));
+    assert_eq!((lost.parent.as_str(), lost.kind.as_str(), lost.failed), ("", "Internal", true));
+}
+
+#[test]
 fn log_lines_name_the_trace() {
     let collector = Collector::start();
     let host = collector.collects_from(Host::with_only("misbehaving-p3", "")).start();
