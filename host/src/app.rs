@@ -15,7 +15,7 @@ use runtime::Runtime;
 use store::{Bucket, Limits, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use trace::Tracer;
 
@@ -91,25 +91,24 @@ fn assemble(
     );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exporter = tracer.zip(traces).map(|(tracer, traces)| Exporter::new(tracer, traces)).transpose()?;
-    let (serving, served) = oneshot::channel::<()>();
-    let exporting = exporter.map(|exporter| control_plane.spawn(exporter.run(async { drop(served.await) })));
     let observer = Observer::new(metrics, Readiness::new(), failures);
-    control_plane.block_on(serve(manifest, watch, &runtime, data.store.clone(), swapper, observer, log))?;
-    // After the last request has ended.
-    drop(serving);
-    exporting.map_or(Ok(()), |exporting| control_plane.block_on(exporting).context("traces were not exported"))
+    let served = control_plane.block_on(serve(manifest, watch, data.store.clone(), swapper, observer, exporter, log));
+    // Threads that still look up a name, for example, are not waited for: the store is to be closed now.
+    control_plane.shutdown_background();
+    served
 }
 
 /// Listens on both addresses until a signal comes, and then drains.
 async fn serve(
     manifest: Manifest,
     watch: Watch,
-    runtime: &Runtime,
     store: Arc<dyn Store>,
     swapper: Swapper,
     observer: Observer,
+    exporter: Option<Exporter>,
     log: &Log,
 ) -> anyhow::Result<()> {
+    let runtime = swapper.runtime().clone();
     let registry = runtime.registry().clone();
     // Before anything listens, so that no signal is missed.
     let signals = signals()?;
@@ -136,6 +135,7 @@ async fn serve(
         internal: internal_address,
         components: Components::new(swapper.clone()),
         metrics: observer.metrics().clone(),
+        tracer: runtime.tracer().cloned(),
         log_level: log.level(),
         observer: observer.clone(),
         streams: Streams::new(),
@@ -158,6 +158,7 @@ async fn serve(
         let swapper = swapper.clone();
         async move { swapper.keep_sampling().await }
     });
+    let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(reached(stopping.subscribe(), 2))));
     let edge = edge_of(&manifest, &observer, log);
     readiness.serving();
     announce(public_address, internal_address)?;
@@ -178,9 +179,15 @@ async fn serve(
         // The internal address answers until now, so that the drain can be watched.
         stopping.send_replace(1);
         while tasks.join_next().await.is_some() {}
+        // After the last request has ended.
+        stopping.send_replace(2);
+        match exporting {
+            Some(exporting) => exporting.await.context("traces were not exported"),
+            None => Ok(()),
+        }
     };
     tokio::select! {
-        () = drained => Ok(()),
+        drained = drained => drained,
         () = reached(signals.clone(), 2) => Err(Exit::new(exit::INTERRUPTED, "stopped at once by a second signal").into()),
     }
 }

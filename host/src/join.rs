@@ -279,6 +279,7 @@ mod tests {
             internal,
             components: control::Components::new(crate::swap::testing::swapper(Vec::new()).0),
             metrics: Metrics::of(&registry),
+            tracer: None,
             log_level: Level::new(LogLevel::Off).0,
             observer: Observer::of(&registry),
             streams: Streams::new(),

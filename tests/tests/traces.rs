@@ -1,8 +1,11 @@
 //! Traces: contexts in and out, what is recorded of a request, and what becomes of it if nobody takes it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use e2e::revision::{digest, stamped, unwell};
 use e2e::{Collector, Host, Remote, Span, eventually_true};
+use rustix::process::Signal;
 use serde_json::json;
 
 /// The span of the client that sends all requests of these tests.
@@ -44,7 +47,8 @@ fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
 #[test]
 fn each_step_of_a_request_is_a_span() {
     let collector = Collector::start();
-    let host = collector.collects_from(Host::builder()).start();
+    // In one batch, so that one reading of the clocks makes all times.
+    let host = collector.collects_from(Host::builder()).env("OTEL_BSP_SCHEDULE_DELAY", "600000").start();
     let answer = host.request("GET", "/data").header("traceparent", &sampled(1)).send().expect(200);
     let set = host.request("POST", "/api/set").header("traceparent", &sampled(2));
     set.json(&json!({"key": "a", "value": "b"})).send().expect(200);
@@ -211,6 +215,21 @@ GET data
 }
 
 #[test]
+fn what_was_added_to_no_trace_does_not_travel_with_another() {
+    let (remote, seen) = remembering();
+    let collector = Collector::start();
+    let host = with_storage_at(collector.collects_from(Host::builder()), &remote);
+    for parent in [None, Some("00-1-2-01")] {
+        let request = host.request("GET", "/data").header("tracestate", "a=b");
+        let request = parent.into_iter().fold(request, |request, parent| request.header("traceparent", parent));
+        request.send().expect(200);
+        let (parent, state) = seen.lock().expect("nobody panics with it").clone();
+        assert!(parent.ends_with("-01"), "{parent}");
+        assert_eq!(state, "");
+    }
+}
+
+#[test]
 fn without_a_collector_contexts_go_through_as_they_are() {
     let (remote, seen) = remembering();
     let host = with_storage_at(Host::builder(), &remote);
@@ -281,6 +300,82 @@ fn failures_are_marked() {
 }
 
 #[test]
+fn a_shed_request_is_marked() {
+    for (lines, reason) in [("queue = 0\n", "queue_full"), ("queue = 1\nqueue-timeout = \"100ms\"\n", "timeout")] {
+        let collector = Collector::start();
+        let lines = format!("max-guests = 1\nmax-instance-concurrent-reuse-count = 1\n{lines}");
+        let host = collector.collects_from(Host::with_only("misbehaving-p3", &lines)).start();
+        // Its only health check is over.
+        let idle = [("component", "guest"), ("state", "idle")];
+        eventually_true("an idle guest", || host.metrics().sum("guests", &idle) == 1.0);
+        let mut busy = host.wire();
+        busy.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
+        busy.head().expect("its answer begins");
+        host.request("GET", "/ok").header("traceparent", &sampled(1)).send().problem(503, "overloaded");
+        busy.reset();
+        host.stop();
+        assert_eq!(collector.tree(&trace(1)), "GET guest\n  wait for guest\n");
+        let spans = collector.trace(&trace(1));
+        let (edge, waited) = (named(&spans, "GET guest"), named(&spans, "wait for guest"));
+        assert_eq!((edge.get("http.response.status_code"), edge.failed), ("503", true), "{edge:?}");
+        assert_eq!((waited.get("error.type"), waited.failed), (reason, true), "{waited:?}");
+    }
+}
+
+#[test]
+fn each_swap_is_a_trace_of_its_own() {
+    let collector = Collector::start();
+    let host = collector.collects_from(Host::with_stamped("")).start();
+    let (first, second, errs) = (stamped("stamped", 0), stamped("stamped", 1), unwell("stamped", "errs", 2));
+    host.swap("guest", second.clone()).expect(200);
+    // It changes nothing.
+    host.swap("guest", second.clone()).expect(200);
+    host.swap("guest", "not a component").expect(422);
+    let back = host.internal().request("POST", "/components/guest/rollback");
+    back.header("content-type", "application/json").body("").send().expect(200);
+    host.swap("guest", errs.clone()).expect(200);
+    for _ in 0..3 {
+        host.get("/").expect(500);
+    }
+    host.log().wait_for("a revision was rolled back: ");
+    host.stop();
+
+    // They come in the order in which they ended.
+    let swaps: Vec<_> = collector.spans().into_iter().filter(|span| span.name == "swap guest").collect();
+    let told: Vec<_> = swaps
+        .iter()
+        .map(|span| (span.get("hostler.swap.by"), span.get("hostler.revision").to_owned(), span.get("error.type")))
+        .collect();
+    let expected = [
+        ("swap", digest(&second), ""),
+        ("swap", digest(b"not a component"), "rejected"),
+        ("rollback", digest(&first), ""),
+        ("swap", digest(&errs), ""),
+        ("automatic-rollback", digest(&first), ""),
+    ];
+    assert_eq!(told, expected);
+    for swap in &swaps {
+        assert_eq!((swap.parent.as_str(), swap.kind.as_str()), ("", "Internal"), "{swap:?}");
+        assert_eq!((swap.get("hostler.component"), swap.failed), ("guest", swap.get("error.type") == "rejected"));
+        assert_eq!(collector.trace(&swap.trace).len(), 1);
+    }
+}
+
+#[test]
+fn a_heartbeat_that_lapses_is_a_trace_of_its_own() {
+    let collector = Collector::start();
+    let host = collector.collects_from(Host::builder()).start();
+    let silent = Remote::storage("silent");
+    host.register("silent", &silent.url()).expect(201);
+    host.log().wait_for("an instance is unavailable");
+    host.stop();
+    let spans = collector.spans();
+    let lost = named(&spans, "instance unavailable");
+    assert_eq!((lost.get("hostler.namespace"), lost.get("hostler.instance")), ("storage", "silent"));
+    assert_eq!((lost.parent.as_str(), lost.kind.as_str(), lost.failed), ("", "Internal", true));
+}
+
+#[test]
 fn log_lines_name_the_trace() {
     let collector = Collector::start();
     let host = collector.collects_from(Host::with_only("misbehaving-p3", "")).start();
@@ -290,6 +385,11 @@ fn log_lines_name_the_trace() {
     // A request that came without one has got one.
     host.request("GET", "/ok").send().expect(200);
     let line = host.log().wait_for("GET /ok")["trace_id"].as_str().expect("a trace").to_owned();
+    host.request("GET", "/trap").header("traceparent", &sampled(2)).send().expect(502);
+    assert_eq!(host.log().wait_for("a guest failed")["trace_id"], trace(2));
+    let denied = host.request("GET", "/outbound?url=http://192.0.2.1/").header("traceparent", &sampled(3));
+    denied.send().expect(502);
+    assert_eq!(host.log().wait_for("was denied")["trace_id"], trace(3));
     host.stop();
     assert_eq!(collector.trace(&line).len(), 3);
 }
@@ -322,7 +422,7 @@ fn no_key_and_no_secret_is_ever_in_a_trace() {
 fn a_rehearsal_leaves_no_trace() {
     let collector = Collector::start();
     let host = collector.collects_from(Host::with_stamped("")).start();
-    let bytes = e2e::revision::stamped("stamped", 1);
+    let bytes = stamped("stamped", 1);
     let sent = std::thread::scope(|scope| {
         let swap = scope
             .spawn(|| host.internal().request("PUT", "/components/guest?rehearse=10&promote=never").body(bytes).send());
@@ -330,6 +430,8 @@ fn a_rehearsal_leaves_no_trace() {
         while !swap.is_finished() {
             host.request("GET", "/").header("traceparent", &sampled(sent)).send();
             sent += 1;
+            // It takes the revision a while to be ready, and the spans of all of this have to fit into the queue.
+            std::thread::sleep(Duration::from_millis(5));
         }
         let refused = swap.join().expect("it doesn't panic");
         assert!(refused.text().contains("rehearsed 10 of 10"), "{}", refused.text());
@@ -343,7 +445,8 @@ fn a_rehearsal_leaves_no_trace() {
             assert_eq!(spans.iter().filter(|span| span.name == name).count(), 1, "{number} of {sent}: {spans:?}");
         }
     }
-    assert_eq!(collector.traces().len(), sent);
+    // And the swap's own.
+    assert_eq!(collector.traces().len(), sent + 1);
 }
 
 #[test]
@@ -379,5 +482,21 @@ fn a_collector_that_hangs_costs_spans_and_nothing_else() {
     // Twelve wait, and nobody waits for the others.
     eventually_true("18 spans are dropped", || host.metrics().sum("trace_spans_dropped_total", &[]) == 18.0);
     let stderr = host.stop().stderr;
-    assert!(stderr.contains("12 spans are lost"), "{stderr}");
+    // Those on their way, and those that wait.
+    assert!(stderr.contains("18 spans are lost"), "{stderr}");
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_the_collector() {
+    let hanging = Remote::silent();
+    let host = Host::builder()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &hanging.url())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
+        .start();
+    host.get("/data").expect(200);
+    host.signal(Signal::TERM);
+    // The requests have ended, and the last spans are on their way.
+    eventually_true("the collector is asked", || hanging.connections() == 1);
+    host.signal(Signal::TERM);
+    host.wait().expect(130, &["stopped at once"]);
 }

@@ -1,6 +1,6 @@
-//! Brings what becomes of instances into the log, and those that became unavailable to the failures that are shown: which are
-//! unavailable, available again, or gone. That one came is told by who registered it; that it was taken out of rotation, by
-//! who did that.
+//! Brings what becomes of instances into the log: which are unavailable, available again, or gone. Those that became
+//! unavailable, because they were not heard of or didn't pass their checks, are also among the failures that are shown, and
+//! in the traces. That one came is told by who registered it; that it was taken out of rotation, by who did that.
 //!
 //! Looks at the registry's snapshots from aside, so that neither the registry nor a request has to wait for the log. What
 //! changes twice between two looks isn't told. Bounded by [`MOST`] lines a look.
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::{Registry, Rotation, Snapshot};
+use trace::{Kind, Tracer};
 
 use crate::facts::Failures;
 
@@ -32,7 +33,7 @@ enum Change {
 }
 
 /// Tells what changes from now on, for ever.
-pub(super) async fn tell(registry: &Registry, failures: &Failures) {
+pub(super) async fn tell(registry: &Registry, failures: &Failures, tracer: Option<&Tracer>) {
     let mut seen = registry.snapshot().clone();
     let mut states = states(&seen, &States::new());
     loop {
@@ -49,6 +50,9 @@ pub(super) async fn tell(registry: &Registry, failures: &Failures) {
                 Change::Unavailable => {
                     tracing::warn!(namespace, instance, address, "an instance is unavailable");
                     failures.record_instance(namespace, instance);
+                    if let Some(tracer) = tracer {
+                        record(tracer, namespace, instance);
+                    }
                 }
                 Change::Available => tracing::info!(namespace, instance, address, "an instance is available again"),
             }
@@ -58,6 +62,15 @@ pub(super) async fn tell(registry: &Registry, failures: &Failures) {
         }
         (seen, states) = (snapshot, now);
     }
+}
+
+/// A moment, and nothing else: a trace of its own.
+fn record(tracer: &Tracer, namespace: &str, instance: &str) {
+    let lost = tracer.span(tracer.enter(None), None, Kind::Internal, || "instance unavailable");
+    let Some(mut lost) = lost else { return };
+    lost.text("hostler.namespace", namespace.to_owned());
+    lost.text("hostler.instance", instance.to_owned());
+    lost.fail("unavailable");
 }
 
 /// The states now, after those `before`. One that was never seen in rotation counts as available.

@@ -36,6 +36,7 @@ use axum::{Router, middleware};
 use problem::{Code, Problem};
 use registry::Registry;
 use tokio::net::TcpListener;
+use trace::Tracer;
 
 use crate::facts::Observer;
 use crate::linger::linger;
@@ -67,6 +68,8 @@ pub(crate) struct Control {
     pub(crate) components: Components,
     /// What `/metrics` shows.
     pub(crate) metrics: Metrics,
+    /// What records traces, if anybody wants them.
+    pub(crate) tracer: Option<Tracer>,
     /// What `/log-level` shows and sets.
     pub(crate) log_level: Level,
     /// What `/status` shows.
@@ -86,7 +89,7 @@ pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: imp
     tokio::select! {
         () = server::serve(listener, router(control.clone()), shutdown) => {}
         () = leases::expire(&control.registry) => {}
-        () = changes::tell(&control.registry, control.observer.failures()) => {}
+        () = changes::tell(&control.registry, control.observer.failures(), control.tracer.as_ref()) => {}
         () = control.observer.keep_sampling() => {}
         () = control.streams.feed(&control.observer) => {}
     }

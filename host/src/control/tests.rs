@@ -66,6 +66,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
         components: Components::new(swapper),
         observer: Observer::new(metrics.clone(), readiness.clone(), Failures::default()),
         metrics,
+        tracer: None,
         log_level: Level::new(LogLevel::Info).0,
         streams: Streams::new(),
     };

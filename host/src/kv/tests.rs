@@ -50,6 +50,7 @@ impl Owner {
         let registry = Registry::new(registry::Config::default());
         let control = Control {
             metrics: Metrics::of(&registry),
+            tracer: None,
             log_level: Level::new(LogLevel::Off).0,
             observer: Observer::of(&registry),
             streams: Streams::new(),

@@ -27,8 +27,10 @@ impl Swapper {
         let mut items: Vec<Item> = Vec::new();
         let mut settled = Vec::new();
         let mut done = Vec::new();
+        let mut steps = Vec::new();
         for component in components {
             let slot = slots.iter().find(|slot| slot.name == component.spec.name);
+            let mut step = self.step(&component.spec.name, by);
             let prepared = match slot {
                 Some(slot) => self.change(slot, &component).await,
                 None => self.add(&component).await.map(Some),
@@ -36,12 +38,15 @@ impl Swapper {
             match prepared {
                 Ok(Some(item)) => {
                     let before = slot.map(|slot| slot.state().active.revision.digest());
+                    step.revision(item.revision.digest());
+                    steps.push(step);
                     done.push(swapped(&item.slot, item.revision.digest(), before, begun));
                     settled.push((item.slot.clone(), component));
                     items.push(item);
                 }
                 Ok(None) => settled.extend(slot.map(|slot| (slot.clone(), component))),
                 Err(error) => {
+                    step.end(Some(&error));
                     for item in items {
                         item.revision.retire(Duration::ZERO).await;
                     }
@@ -52,7 +57,11 @@ impl Swapper {
         let before: Vec<_> = settled.iter().map(|(slot, component)| settle(slot, component)).collect();
         let slots = settled.iter().map(|(slot, _)| slot);
         let something = !items.is_empty() || !removed.is_empty();
-        if something && let Err(error) = self.publish(items, &removed, by).await {
+        let published = if something { self.publish(items, &removed, by).await } else { Ok(()) };
+        for step in steps {
+            step.end(published.as_ref().err());
+        }
+        if let Err(error) = published {
             for (slot, (policy, source, identity)) in slots.zip(before) {
                 let mut state = slot.state();
                 (state.policy, state.source, state.identity) = (policy, source, identity);

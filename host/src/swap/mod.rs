@@ -15,6 +15,7 @@ mod probation;
 mod publish;
 mod slot;
 mod start;
+mod step;
 mod types;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::counts::Ending;
 use self::history::HistoryError;
 use self::slot::{Slot, WAITING};
+use self::step::Step;
 use crate::facts::Failures;
 use crate::manifest::Manifest;
 
@@ -69,6 +71,11 @@ struct Item {
 }
 
 impl Swapper {
+    /// What serves the components.
+    pub(crate) fn runtime(&self) -> &Arc<Runtime> {
+        &self.0.runtime
+    }
+
     /// Takes samples of the active revisions for as long as it is polled.
     pub(crate) async fn keep_sampling(&self) {
         let mut interval = interval(SAMPLE);
@@ -128,7 +135,14 @@ impl Swapper {
     /// See [`SwapError`]: the active revision is the same as before.
     pub(crate) async fn swap(&self, name: &str, code: Code, options: SwapOptions) -> Result<Swapped, SwapError> {
         let slot = self.slot(name)?;
-        self.in_turn(slot, move |this, slot| async move { this.swap_now(&slot, code, options).await }).await
+        let swap = async move |this: Self, slot: Arc<Slot>| {
+            let mut step = this.step(&slot.name, options.by);
+            step.revision(code.digest());
+            let swapped = this.swap_now(&slot, code, options).await;
+            step.end_with(&swapped);
+            swapped
+        };
+        self.in_turn(slot, swap).await
     }
 
     /// Goes back to the revision before the active one, or to the one whose digest begins with `to`.
@@ -138,7 +152,13 @@ impl Swapper {
     pub(crate) async fn rollback(&self, name: &str, to: Option<&str>) -> Result<Swapped, SwapError> {
         let slot = self.slot(name)?;
         let to = to.map(str::to_owned);
-        self.in_turn(slot, move |this, slot| async move { this.roll_back_now(&slot, to.as_deref()).await }).await
+        let roll_back = async move |this: Self, slot: Arc<Slot>| {
+            let mut step = this.step(&slot.name, PublishedBy::Rollback);
+            let swapped = this.roll_back_now(&slot, to.as_deref(), &mut step).await;
+            step.end_with(&swapped);
+            swapped
+        };
+        self.in_turn(slot, roll_back).await
     }
 
     /// Serves what a changed manifest says: all of it, or, if anything in it can't be served, nothing.
@@ -200,7 +220,7 @@ impl Swapper {
         Ok(Swapped { rehearsal, ..swapped(slot, digest, Some(active), begun) })
     }
 
-    async fn roll_back_now(&self, slot: &Arc<Slot>, to: Option<&str>) -> Result<Swapped, SwapError> {
+    async fn roll_back_now(&self, slot: &Arc<Slot>, to: Option<&str>, step: &mut Step) -> Result<Swapped, SwapError> {
         let begun = Instant::now();
         let (target, active_already, active) = {
             let state = slot.state();
@@ -213,6 +233,7 @@ impl Swapper {
             };
             (target.clone(), target.is_revision(&state.active.revision), state.active.revision.digest())
         };
+        step.revision(target.digest());
         let by = PublishedBy::Rollback;
         if active_already {
             self.record_again(slot, by).await?;

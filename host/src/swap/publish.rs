@@ -224,7 +224,11 @@ impl Swapper {
             Item { slot: slot.clone(), revision: warm, size, code: None }
         };
         let failed = slot.state().active.revision.clone();
-        self.publish_locked(&publishing, std::slice::from_ref(&item), &[], by).await?;
+        let mut step = self.step(&slot.name, by);
+        step.revision(item.revision.digest());
+        let published = self.publish_locked(&publishing, std::slice::from_ref(&item), &[], by).await;
+        step.end(published.as_ref().err());
+        published?;
         let (digest, to) = (failed.digest(), item.revision.digest());
         tracing::error!(component = slot.name, %digest, %to, "a revision was rolled back: {reason}");
         let outcome = format!("rolled back: {reason}");

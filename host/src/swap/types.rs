@@ -133,6 +133,22 @@ pub(crate) enum SwapError {
     },
 }
 
+impl SwapError {
+    /// The reason as a word, for traces.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownComponent { .. } => "unknown_component",
+            Self::UnknownRevision { .. } => "unknown_revision",
+            Self::NoPreviousRevision { .. } => "no_previous_revision",
+            Self::Rejected { .. } => "rejected",
+            Self::Busy { .. } => "busy",
+            Self::Draining => "draining",
+            Self::Full { .. } => "full",
+            Self::NotRecorded { .. } => "not_recorded",
+        }
+    }
+}
+
 /// One entry of `GET /components`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ComponentInfo {

@@ -53,28 +53,33 @@ impl Exporter {
         let (stopping, mut stopped) = watch::channel(false);
         let tracer = self.tracer.clone();
         let exporting = async {
-            let mut last = false;
-            while !last {
-                last = *stopped.borrow();
-                tokio::select! {
-                    () = self.tracer.wait(self.settings.delay) => {}
-                    _ = stopped.wait_for(|stopped| *stopped) => {}
+            loop {
+                // Another whole batch goes at once; less than that waits for more, however busy we are.
+                let stopping = tokio::select! {
+                    () = self.tracer.wait(self.settings.delay) => false,
+                    _ = stopped.wait_for(|stopped| *stopped) => true,
+                };
+                if stopping {
+                    break;
                 }
-                while self.export().await {}
+                self.export().await;
             }
+            while self.export().await {}
         };
-        let end = async {
-            stop.await;
-            stopping.send_replace(true);
-            tokio::time::sleep(FLUSH).await;
-        };
+        let mut exporting = Box::pin(exporting);
         tokio::select! {
-            () = exporting => {}
-            () = end => {}
+            () = &mut exporting => unreachable!("it goes on until it is told to stop"),
+            () = stop => {}
         }
+        let dropped_before = tracer.dropped();
+        stopping.send_replace(true);
+        // What is still on its way when the time is over is dropped here, and counted by its batch.
+        let _ = tokio::time::timeout(FLUSH, exporting).await;
         let left = std::iter::from_fn(|| Some(tracer.take().len()).filter(|spans| *spans > 0)).sum::<usize>();
-        if left > 0 {
-            tracing::warn!("{left} spans are lost: they could not be exported within {FLUSH:?}");
+        tracer.count_dropped(left as u64);
+        let lost = tracer.dropped() - dropped_before;
+        if lost > 0 {
+            tracing::warn!("{lost} spans are lost: the collector didn't take them within {FLUSH:?} at the end");
         }
     }
 
@@ -150,5 +155,82 @@ impl Batch<'_> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.tracer.count_dropped(self.spans);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use axum::Router;
+    use axum::routing::post;
+    use http::HeaderMap;
+    use tokio::net::TcpListener;
+    use tokio::sync::{Semaphore, oneshot};
+    use trace::{Capacity, Kind, Sampler};
+
+    use super::*;
+
+    /// A collector that says nothing of what it takes. Returns where it is, and how often it was asked; it answers as often
+    /// as it gets a permit.
+    async fn collector() -> (reqwest::Url, Arc<AtomicUsize>, Arc<Semaphore>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (asked, permits) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+        let (counting, waiting) = (asked.clone(), permits.clone());
+        let take = post(async move || {
+            counting.fetch_add(1, SeqCst);
+            waiting.acquire().await.expect("it is never closed").forget();
+        });
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/", take)).await });
+        (format!("http://{address}/").parse().expect("a URL"), asked, permits)
+    }
+
+    fn end_a_span(tracer: &Tracer) {
+        drop(tracer.span(tracer.enter(None), None, Kind::Server, || "a"));
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let met = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), met).await.expect("it comes to that");
+    }
+
+    #[tokio::test]
+    async fn less_than_a_batch_waits_for_more_until_the_end() {
+        let (endpoint, asked, permits) = collector().await;
+        let tracer = Tracer::new(Sampler::default(), Capacity { queue: 100, batch: 2 });
+        let settings = Settings {
+            sampler: Sampler::default(),
+            capacity: Capacity { queue: 100, batch: 2 },
+            endpoint,
+            headers: HeaderMap::new(),
+            timeout: Duration::from_secs(60),
+            delay: Duration::from_secs(3600),
+            resource: Vec::new(),
+        };
+        let exporter = Exporter::new(tracer.clone(), settings).expect("TLS works here");
+        let (running, stop) = oneshot::channel::<()>();
+        let exporting = tokio::spawn(exporter.run(async { drop(stop.await) }));
+        for _ in 0..2 {
+            end_a_span(&tracer);
+        }
+        until(|| asked.load(SeqCst) == 1).await;
+        // One more ends while the first two are on their way. It is not sent alone.
+        end_a_span(&tracer);
+        permits.add_permits(10);
+        until(|| tracer.exported() == 2).await;
+        end_a_span(&tracer);
+        until(|| tracer.exported() == 4).await;
+        assert_eq!(asked.load(SeqCst), 2);
+        // Neither is another one, but at the end.
+        end_a_span(&tracer);
+        drop(running);
+        exporting.await.expect("it doesn't panic");
+        assert_eq!((tracer.exported(), tracer.dropped(), asked.load(SeqCst)), (5, 0, 3));
     }
 }

@@ -61,20 +61,17 @@ impl Settings {
         }
         let exporter = variables.text("OTEL_TRACES_EXPORTER");
         let Some(endpoint) = endpoint(&variables, exporter.as_deref())? else { return Ok(None) };
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-            if variables.text(name).is_some_and(|protocol| protocol != PROTOCOL) {
-                return Err(bad(name, format!("traces are only sent by {PROTOCOL}, to port 4318 as a rule")));
-            }
+        let protocol = variables.either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL");
+        if let Some((name, _)) = protocol.filter(|(_, protocol)| protocol != PROTOCOL) {
+            return Err(bad(name, format!("traces are only sent by {PROTOCOL}, to port 4318 as a rule")));
         }
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-            if variables.text(name).is_some_and(|compression| compression != "none") {
-                return Err(bad(name, "traces are only sent uncompressed; write none".to_owned()));
-            }
+        let compression = variables.either("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION");
+        if let Some((name, _)) = compression.filter(|(_, compression)| compression != "none") {
+            return Err(bad(name, "traces are only sent uncompressed; write none".to_owned()));
         }
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
-            if variables.text(name).is_some() {
-                return Err(bad(name, "certificates of one's own are not supported; use a local collector".to_owned()));
-            }
+        let certificate = variables.either("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE");
+        if let Some((name, _)) = certificate {
+            return Err(bad(name, "certificates of one's own are not supported; use a local collector".to_owned()));
         }
         let timeout = variables.either("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT");
         let timeout = timeout.map_or(Ok(10_000), |(name, text)| positive(name, &text))?;
@@ -147,13 +144,16 @@ fn capacity<V: Fn(&str) -> Option<String>>(variables: &Variables<V>) -> Result<C
     Ok(Capacity { queue, batch })
 }
 
-/// Values are not told: they may be secrets.
+/// What is wrong is told by its place only: names may be secrets as well, if somebody has written a value without one.
 fn headers<V: Fn(&str) -> Option<String>>(variables: &Variables<V>) -> Result<HeaderMap, BadVariable> {
     let given = variables.either("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS");
     let Some((name, text)) = given else { return Ok(HeaderMap::new()) };
-    let headers = pairs(name, &text)?.into_iter().map(|(key, value)| {
+    let headers = pairs(name, &text)?.into_iter().zip(1..).map(|((key, value), place)| {
         let header = HeaderName::from_str(&key).ok().zip(HeaderValue::from_str(&value).ok());
-        header.ok_or_else(|| bad(name, format!("{key:?} with its value is no header")))
+        let (key, mut value) =
+            header.ok_or_else(|| bad(name, format!("pair {place} is no header; write name=value")))?;
+        value.set_sensitive(true);
+        Ok((key, value))
     });
     headers.collect()
 }
@@ -277,12 +277,31 @@ mod tests {
         ]);
         assert_eq!(settings.headers["authorization"], "Basic YTpi");
         assert_eq!(settings.headers["x-tenant"], "one");
+        assert!(!format!("{settings:?}").contains("YTpi"), "{settings:?}");
         assert_eq!((settings.timeout, settings.delay), (Duration::from_millis(700), Duration::from_millis(50)));
         assert_eq!(settings.capacity, Capacity { queue: 10, batch: 10 });
         assert_eq!(settings.sampler, Sampler { parent_based: true, root: Root::Ratio(0.25) });
         let resource: Vec<_> = settings.resource.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let expected = [("deployment.environment.name", "a b"), ("service.version", "7"), ("service.name", "shop")];
         assert_eq!(resource, expected);
+    }
+
+    #[test]
+    fn what_is_said_of_traces_goes_before_what_is_said_of_everything() {
+        settings(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+        ]);
+        for (all, traces, fine, wrong) in [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf", "grpc"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none", "gzip"),
+        ] {
+            let error = read(&[("OTEL_TRACES_EXPORTER", "otlp"), (all, fine), (traces, wrong)]).expect_err(traces);
+            assert_eq!(error.variable, traces);
+        }
     }
 
     #[test]
@@ -294,7 +313,9 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "uncompressed"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem", "not supported"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "5ecret", "key=value"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "two words=5ecret", "no header"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,two words=5ecret", "pair 2 is no header"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "Basic 5ecret==", "pair 1 is no header; write name=value"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=5ecret%0A", "pair 1 is no header"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "whole number"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "above 0"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999", "more than"),

@@ -13,8 +13,8 @@ use crate::guest::Guest;
 
 /// What both sides of a call know of it.
 pub(crate) struct Call {
-    /// The request's `x-request-id`, for the log.
-    pub(crate) request_id: Option<HeaderValue>,
+    /// The request's `x-request-id`.
+    request_id: Option<HeaderValue>,
     /// How many components the request has passed through to come here.
     pub(crate) depth: u8,
     /// Its own step of a trace, if it belongs to one: the parent of whatever its guest does for it.
@@ -61,6 +61,16 @@ impl Call {
     pub(crate) fn new(request_id: Option<HeaderValue>, depth: u8, trace: Option<TraceContext>) -> Arc<Self> {
         let (guest, taken, failure) = Default::default();
         Arc::new(Self { request_id, depth, trace, guest, taken, failure })
+    }
+
+    /// The request's id, for the log.
+    pub(crate) fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
+    }
+
+    /// Its trace, for the log.
+    pub(crate) fn trace_id(&self) -> Option<String> {
+        self.trace.map(|context| context.trace.to_string())
     }
 
     /// The guest that took the call, if one has.

@@ -165,11 +165,11 @@ impl Guest {
     /// The ids of the requests it serves, for the log.
     pub(crate) fn request_ids(&self) -> String {
         let mut ids = String::new();
-        for id in self.serving().calls.iter().filter_map(|call| call.request_id.as_ref()) {
+        for id in self.serving().calls.iter().filter_map(|call| call.request_id()) {
             if !ids.is_empty() {
                 ids.push(' ');
             }
-            ids.push_str(id.to_str().unwrap_or_default());
+            ids.push_str(id);
         }
         ids
     }
@@ -177,7 +177,7 @@ impl Guest {
     /// The traces of the requests it serves, for the log.
     pub(crate) fn trace_ids(&self) -> Option<String> {
         let serving = self.serving();
-        let ids = serving.calls.iter().filter_map(|call| call.trace).map(|context| context.trace.to_string());
+        let ids = serving.calls.iter().filter_map(|call| call.trace_id());
         ids.reduce(|ids, id| ids + " " + &id)
     }
 
@@ -263,6 +263,8 @@ pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<ones
                 component = pool.template().component(),
                 instance = pool.template().instance(),
                 request_id = guest.request_ids(),
+                trace_id = guest.trace_ids(),
+                reason = Failure::Stuck.reason(),
                 "a guest was thrown away with requests on it: another one on it was given up and it didn't let go"
             );
             Some(Failure::Stuck)

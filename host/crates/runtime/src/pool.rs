@@ -489,7 +489,8 @@ impl Caller<'_> {
             tracing::warn!(
                 component = pool.template.component(),
                 instance = pool.template.instance(),
-                request_id = call.request_id.as_ref().and_then(|id| id.to_str().ok()),
+                request_id = call.request_id(),
+                trace_id = call.trace_id(),
                 reason = Failure::Error.reason(),
                 "a guest answered with an error: {error}"
             );
@@ -507,6 +508,9 @@ impl Caller<'_> {
             tracing::warn!(
                 component = pool.template.component(),
                 instance = pool.template.instance(),
+                request_id = self.call.as_ref().and_then(|call| call.request_id()),
+                trace_id = self.call.as_ref().and_then(|call| call.trace_id()),
+                reason = failure.reason(),
                 "a guest didn't answer: {error:?}"
             );
         }

@@ -91,6 +91,11 @@ impl Runtime {
         &self.commons.registry
     }
 
+    /// What records traces, if anybody wants them.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.commons.tracer.as_ref()
+    }
+
     /// The threads of the data plane.
     pub fn workers(&self) -> &[Worker] {
         &self.workers

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use registry::{Address, Member};
-use trace::{Active, Kind, TRACEPARENT, TraceContext, Tracer, method_name};
+use trace::{Active, Kind, TRACEPARENT, TRACESTATE, TraceContext, Tracer, method_name};
 
 use crate::body::{Body, End, Ending, Watched};
 use crate::call::Call;
@@ -116,7 +116,13 @@ pub(crate) fn out_of_guest(
         invalid.remove(request.headers_mut());
         None
     });
-    let Some(parent) = guest.trace_of(said) else { return (said, None) };
+    let Some(parent) = guest.trace_of(said) else {
+        let Some((tracer, said)) = tracer.zip(said) else { return (said, None) };
+        // Not a trace that came to the guest: what is recorded of it isn't for the guest to decide.
+        let here = tracer.resample(said);
+        request.headers_mut().insert(TRACEPARENT, here.to_header());
+        return (Some(here), None);
+    };
     if tracer.is_none() && said.is_some() {
         return (said, None);
     }
@@ -182,7 +188,12 @@ pub(crate) async fn write<T>(
 /// The step that follows: a new one if steps are recorded, else still the one that the request came with.
 fn next(tracer: Option<&Tracer>, headers: &mut HeaderMap, at: TraceContext) -> TraceContext {
     let here = if tracer.is_some() { at.child() } else { at };
-    if tracer.is_some() || !headers.contains_key(TRACEPARENT) {
+    let came = headers.contains_key(TRACEPARENT);
+    if !came {
+        // It was added to another trace, if to any.
+        headers.remove(TRACESTATE);
+    }
+    if tracer.is_some() || !came {
         headers.insert(TRACEPARENT, here.to_header());
     }
     here

@@ -100,7 +100,7 @@ impl View {
 pub(crate) struct Commons {
     pub(crate) registry: Registry,
     pub(crate) store: Arc<dyn Store>,
-    tracer: Option<Tracer>,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) assembly: ArcSwap<Assembly>,
     roll: Mutex<Roll>,
 }

@@ -69,9 +69,9 @@ impl Sampler {
             (_, Root::All) => true,
             (_, Root::None) => false,
             (_, Root::Ratio(ratio)) => {
-                // As the SDKs of OpenTelemetry do: by the lowest 63 bits.
+                // As the SDKs of OpenTelemetry do: by the upper 63 bits of the lower half.
                 let bound = (ratio * (1u64 << 63) as f64) as u64;
-                trace.low() & (u64::MAX >> 1) < bound
+                trace.low() >> 1 < bound
             }
         }
     }
@@ -116,6 +116,22 @@ mod tests {
         let of_half = traces.iter().filter(|trace| sampler(0.25).decide(**trace, None));
         assert!(of_half.clone().count() > 0 && of_half.into_iter().all(|trace| sampler(0.5).decide(*trace, None)));
         assert_eq!((sampled(0.0), sampled(1.0)), (0, traces.len()));
+    }
+
+    #[test]
+    fn a_ratio_decides_as_the_sdks_do() {
+        let sampler = Sampler { parent_based: false, root: Root::Ratio(0.25) };
+        for (low, sampled) in [
+            ("0000000000000000", true),
+            ("3fffffffffffffff", true),
+            ("4000000000000000", false),
+            ("8000000000000001", false),
+            ("ffffffffffffffff", false),
+        ] {
+            let header = format!("00-0000000000000001{low}-00f067aa0ba902b7-00");
+            let context = TraceContext::parse(header.as_bytes()).expect("it is valid");
+            assert_eq!(sampler.decide(context.trace, None), sampled, "{low}");
+        }
     }
 
     #[test]

@@ -55,6 +55,14 @@ impl Tracer {
         }
     }
 
+    /// A context that somebody claims who was not given it here. It is recorded if a trace that begins here would be, and
+    /// if the claim says so too where callers are followed.
+    pub fn resample(&self, claimed: TraceContext) -> TraceContext {
+        let sampler = &self.0.sampler;
+        let sampled = sampler.decide(claimed.trace, Some(&claimed)) && sampler.decide(claimed.trace, None);
+        TraceContext { sampled, ..claimed }
+    }
+
     /// Begins the span of this step, if its trace is recorded.
     pub fn span<N: Into<Cow<'static, str>>>(
         &self,
@@ -164,6 +172,23 @@ mod tests {
         let unsampled = tracer.enter(Some(TraceContext { sampled: false, ..first }));
         assert!(!unsampled.sampled);
         assert!(tracer.span(unsampled, None, Kind::Server, || -> &str { unreachable!() }).is_none());
+    }
+
+    #[test]
+    fn a_claim_to_be_recorded_is_checked() {
+        for (parent_based, root, claim, sampled) in [
+            (true, Root::All, true, true),
+            (true, Root::All, false, false),
+            (true, Root::None, true, false),
+            (true, Root::Ratio(0.0), true, false),
+            (false, Root::All, false, true),
+            (false, Root::None, true, false),
+        ] {
+            let tracer = Tracer::new(Sampler { parent_based, root }, Capacity { queue: 3, batch: 2 });
+            let claimed = TraceContext::root(|_| claim);
+            let expected = TraceContext { sampled, ..claimed };
+            assert_eq!(tracer.resample(claimed), expected, "{parent_based} {root:?} {claim}");
+        }
     }
 
     #[test]

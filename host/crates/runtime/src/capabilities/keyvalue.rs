@@ -181,6 +181,7 @@ impl KeyValue {
             component = &*self.component,
             instance = self.instance.as_str(),
             request_id = self.guest.request_ids(),
+            trace_id = self.guest.trace_ids(),
             "the bucket \"{bucket}\" was denied; to allow it, write under [components.{}] in the manifest: {}",
             self.component,
             self.buckets.line_allowing(&bucket)

@@ -73,6 +73,7 @@ impl WasiHttpHooks for Outgoing {
                 component = &*self.component,
                 instance = self.instance.as_str(),
                 request_id = self.guest.request_ids(),
+                trace_id = self.guest.trace_ids(),
                 "a request to {} was denied; to allow it, write under [components.{}] in the manifest: {}",
                 origin(request.uri()),
                 self.component,
