@@ -4,7 +4,7 @@
 //! revision as it is: they are compiled, linked and tried by the runtime, kept and recorded on disk ([`history`]), and
 //! published ([`publish`]); the revision before drains. A new one is on [`probation`] first, with the one before ready to
 //! take its place again. [`start`] and [`apply`] do the same for all components of a manifest. What is known of a component
-//! is in its [`slot`]; what is asked and answered, in [`types`].
+//! is in its [`slot`]; what is asked and answered, in [`types`]; what traces tell of a swap, in [`step`].
 //!
 //! One for the process, on the control plane. Swaps of one component take turns; publications are one at a time.
 

@@ -1,9 +1,9 @@
 //! The exporter: sends the spans that have ended to a collector, by OTLP over HTTP.
 //!
-//! Lives as long as the process, on the main thread, and ends with the drain. What bounds it: one batch is on its way at a
-//! time, for at most the exporter's timeout; the tracer's queue holds what comes meanwhile and drops what is more; at the
-//! end what is left has [`FLUSH`]. A batch that doesn't arrive is dropped and counted, not sent again: a collector that
-//! is overloaded or away gets no more from us than it would otherwise.
+//! Lives as long as the process, on the main thread; its end is the last step of the drain. What bounds it: one batch is on
+//! its way at a time, for at most the exporter's timeout; the tracer's queue holds what comes meanwhile and drops what is
+//! more; at the end what is left has [`FLUSH`]. A batch that doesn't arrive is dropped and counted, not sent again: a
+//! collector that is overloaded or away gets no more from us than it would otherwise.
 
 use std::time::Duration;
 
@@ -165,6 +165,7 @@ mod tests {
 
     use axum::Router;
     use axum::routing::post;
+    use bytes::Bytes;
     use http::HeaderMap;
     use tokio::net::TcpListener;
     use tokio::sync::{Semaphore, oneshot};
@@ -172,14 +173,13 @@ mod tests {
 
     use super::*;
 
-    /// A collector that says nothing of what it takes. Returns where it is, and how often it was asked; it answers as often
-    /// as it gets a permit.
+    /// A collector that takes everything. Returns where it is and how often it was asked; it answers once for each permit.
     async fn collector() -> (reqwest::Url, Arc<AtomicUsize>, Arc<Semaphore>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (asked, permits) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
         let (counting, waiting) = (asked.clone(), permits.clone());
-        let take = post(async move || {
+        let take = post(async move |_: Bytes| {
             counting.fetch_add(1, SeqCst);
             waiting.acquire().await.expect("it is never closed").forget();
         });
