@@ -141,6 +141,7 @@ impl SwapError {
             Self::UnknownRevision { .. } => "unknown_revision",
             Self::NoPreviousRevision { .. } => "no_previous_revision",
             Self::Rejected { .. } => "rejected",
+            Self::NotPromoted { .. } => "not_promoted",
             Self::Busy { .. } => "busy",
             Self::Draining => "draining",
             Self::Full { .. } => "full",
