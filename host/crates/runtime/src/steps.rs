@@ -1,7 +1,7 @@
 //! Steps: what is told of a request's way through the data plane to whoever records traces.
 //!
 //! A call of a guest is two spans: it waits for the guest, then the guest serves it. Whatever the guest does for it is a
-//! child of the second: requests that it sends ([`out_of_guest`]), and its writes to the store ([`write`]). A request to a
+//! child of the second: requests that it sends ([`out_of_guest`]), and its writes to the store ([`write()`]). A request to a
 //! remote instance is a span of its own ([`to_remote`]). Each receiver learns its parent from the header `traceparent`.
 //!
 //! Without a tracer nothing is recorded, and a context that came from outside is passed on as it is.
