@@ -7,7 +7,7 @@
 //! While the other host is away, or refuses, every operation fails with [`Error::Unavailable`], and works again as soon
 //! as it answers: connections are made when they are needed. The reason is logged once, when it changes.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
@@ -31,31 +31,38 @@ const JSON: &str = "application/json";
 pub(crate) struct RemoteStore {
     connections: Connections,
     limits: Limits,
-    /// One of the constants below: what was logged last.
-    state: AtomicU8,
+    /// What was logged last: one of the constants below; and above its bits, how often that has changed.
+    state: AtomicU64,
 }
 
 /// It answered the last request.
-const REACHED: u8 = 0;
+const REACHED: u64 = 0;
 /// It did not.
-const AWAY: u8 = 1;
+const AWAY: u64 = 1;
 /// It did, but would not have this host's request.
-const REFUSED: u8 = 2;
+const REFUSED: u64 = 2;
+/// What the constants take of a number.
+const STATES: u64 = 4;
 
 impl RemoteStore {
     /// The store of `host`, which need not be there yet.
     pub(crate) fn new(host: HostUrl, user: User, token: Option<Token>, limits: Limits) -> Self {
         // Batches are the longest, but those that set many values are not answered: this leaves room for other limits.
         let longest_answer = Batch::longest(&limits);
-        Self { connections: Connections::new(host, user, token, longest_answer), limits, state: AtomicU8::new(REACHED) }
+        Self {
+            connections: Connections::new(host, user, token, longest_answer),
+            limits,
+            state: AtomicU64::new(REACHED),
+        }
     }
 
     /// What `read` makes of the answer, unless that is an error. `read` gets successes, 304, 412, and the problems that are
     /// answers; None stands for what no host of this version would answer.
     async fn call<T>(&self, call: Call, read: impl FnOnce(Answer) -> Option<T>) -> Result<T, Error> {
+        let seen = self.state.load(Ordering::Relaxed);
         let answer = match self.connections.call(call).await {
             Ok(answer) => answer,
-            Err(reason) => return Err(self.unavailable(AWAY, reason.to_string())),
+            Err(reason) => return Err(self.unavailable(seen, AWAY, reason.to_string())),
         };
         let status = answer.status;
         let document = if answer.is_problem { Document::parse(&answer.body) } else { Document::default() };
@@ -65,22 +72,22 @@ impl RemoteStore {
         };
         if readable {
             let Some(result) = read(answer) else {
-                return Err(self.not_understood(status, &document));
+                return Err(self.not_understood(seen, status, &document));
             };
-            self.log(REACHED, "");
+            self.log(seen, REACHED, "");
             return Ok(result);
         }
         match wire::error(&document) {
-            Some(Error::Unavailable(reason)) => Err(self.unavailable(AWAY, reason)),
+            Some(Error::Unavailable(reason)) => Err(self.unavailable(seen, AWAY, reason)),
             Some(error) => {
-                self.log(REACHED, "");
+                self.log(seen, REACHED, "");
                 Err(error)
             }
-            None => Err(self.not_understood(status, &document)),
+            None => Err(self.not_understood(seen, status, &document)),
         }
     }
 
-    fn not_understood(&self, status: StatusCode, document: &Document) -> Error {
+    fn not_understood(&self, seen: u64, status: StatusCode, document: &Document) -> Error {
         let (state, advice) = match status {
             StatusCode::UNAUTHORIZED => {
                 (REFUSED, "; give its token by store.token-file or HOSTLER_STORE_TOKEN (host kv: --token-file)")
@@ -89,18 +96,21 @@ impl RemoteStore {
             _ => (REFUSED, "; is that a host's internal address, and the host of this version?"),
         };
         let detail = if document.detail.is_empty() { "" } else { ": " };
-        self.unavailable(state, format!("it answered {}{detail}{}{advice}", status.as_u16(), document.detail))
+        self.unavailable(seen, state, format!("it answered {}{detail}{}{advice}", status.as_u16(), document.detail))
     }
 
-    fn unavailable(&self, state: u8, reason: String) -> Error {
-        self.log(state, &reason);
+    fn unavailable(&self, seen: u64, state: u64, reason: String) -> Error {
+        self.log(seen, state, &reason);
         Error::Unavailable(reason)
     }
 
-    /// Logs what has changed.
-    fn log(&self, state: u8, reason: &str) {
-        // Most of the time nothing has; then a load is all there is to it.
-        if self.state.load(Ordering::Relaxed) == state || self.state.swap(state, Ordering::Relaxed) == state {
+    /// Logs what has changed since a request began, which has `seen` the state then. What another request has found out
+    /// meanwhile is newer: an answer that was on its way when the other host died doesn't say that it is back.
+    fn log(&self, seen: u64, state: u64, reason: &str) {
+        let next = (seen / STATES + 1) * STATES + state;
+        let changed = seen % STATES != state
+            && self.state.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if !changed {
             return;
         }
         let host = self.connections.host();
