@@ -36,7 +36,7 @@ def machine():
     model = next((text.partition(":")[2].strip() for text in open("/proc/cpuinfo") if text.startswith("model name")), "")
     versions = [version("wasmtime", "--version"), version("nginx", "-v").replace("nginx version: ", ""),
                 version("haproxy", "-v").split(" ", 3)[2], version("redis-server", "--version").split(" sha")[0],
-                version("etcd", "--version"), version("wrk", "-v"), version("wrk", "-v").split(" [")[0]]
+                version("etcd", "--version"), version("oha", "--version"), version("wrk", "-v").split(" [")[0]]
     return {"cores": os.cpu_count(), "model": model, "kernel": platform.release(), "versions": versions}
 
 
