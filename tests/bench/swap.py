@@ -320,10 +320,10 @@ def most(directory, server, target):
     script = directory / "most.lua"
     script.write_text(f"wrk.method, wrk.path, wrk.body = 'POST', '{path}', '{body}'\n"
                       "wrk.headers['content-type'] = 'application/json'\n")
-    rate, failures = load(server, 5, script=script)
-    if failures:
-        sys.exit(f"{failures} requests failed")
-    return int(rate)
+    found = load(server, 5, script=script)
+    if found.failed:
+        sys.exit(f"{found.failed} requests failed")
+    return int(found.rate)
 
 
 def rehearsed(host, component, code, requests):
