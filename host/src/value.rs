@@ -1,5 +1,5 @@
 //! What people write in a manifest or behind a flag, as values: durations, sizes, addresses, routes, networks,
-//! times to sync.
+//! times to sync. And [`milliseconds`], as which documents tell durations.
 //!
 //! Each type checks its own text, so that a manifest's parser can point at the line and clap at the flag, and nothing
 //! downstream has to look again. Errors are sentences that say what to write instead.
@@ -15,6 +15,11 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// No wait is longer; keeps `Instant + Duration` from overflowing.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A duration as a number in a document.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A duration that may be zero, written `100ms`, `30s`, `5m` or `2h`. At most 365 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 """What was measured, as a Markdown table, as JSON and as a picture."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -56,7 +57,6 @@ WIDTH, LEFT, ROW = 860, 430, 22
 
 def picture(rows):
     """Bars: how far each ratio is from 1, to the right where the host is ahead, and a mark at the goal. Logarithmic."""
-    import math
     ahead = lambda row, ratio: math.log2(1 / ratio if row.less_is_better else ratio)
     most = max(1.0, *(abs(ahead(row, value)) for row in rows for value in (row.ratio, row.goal)))
     x = lambda value: LEFT + (WIDTH - LEFT - 60) * (value + most) / (2 * most)

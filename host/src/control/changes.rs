@@ -132,6 +132,7 @@ mod tests {
             [(Change::Unavailable, "a"), (Change::Available, "b"), (Change::Unavailable, "f"), (Change::Went, "d")];
         assert_eq!(changes, expected);
     }
+
     #[test]
     fn who_is_out_of_rotation_stays_what_it_was() {
         let (registry, now) = (Registry::new(Config::default()), Instant::now());

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::Fields;
 use super::{Control, Failure};
+use crate::value::milliseconds;
 
 const AVAILABLE: &str = "available";
 
@@ -112,7 +113,7 @@ impl From<InstanceInfo> for Instance {
             name: instance.name.to_string(),
             state: if instance.available { AVAILABLE } else { "unavailable" }.to_owned(),
             address: instance.location.to_string(),
-            last_seen_ms: u64::try_from(instance.last_seen.as_millis()).unwrap_or(u64::MAX),
+            last_seen_ms: milliseconds(instance.last_seen),
             rotation: match instance.rotation {
                 registry::Rotation::In => Rotation::In,
                 registry::Rotation::Out => Rotation::Out,

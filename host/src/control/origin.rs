@@ -124,6 +124,7 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn services_may_ask_for_a_name_where_pages_may_not() {
         let host = ("host", "gateway:9090");

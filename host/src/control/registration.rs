@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::body::Fields;
 use super::server::Connection;
 use super::{Control, Failure, listing, lookup, own};
+use crate::value::milliseconds;
 
 /// What a registered service has to know.
 #[derive(Debug, Serialize, Deserialize)]
@@ -93,10 +94,6 @@ async fn admit(control: &Control, namespace: Namespace, name: Name, address: Add
         ttl_ms: milliseconds(config.ttl),
     };
     Ok((status, Json(registered)))
-}
-
-fn milliseconds(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `POST /heartbeat {"name"[,"namespace"]}`: 200; 404 `unknown_instance` tells the service to register again.

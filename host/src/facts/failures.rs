@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::value::milliseconds;
+
 /// How many are remembered.
 const KEPT: usize = 50;
 
@@ -110,10 +112,11 @@ impl Failures {
 
     /// All that are remembered, newest first.
     pub(crate) fn list(&self) -> Vec<Failure> {
-        let age = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         // Requests that fail wait for this lock, but not for the copies.
         let last = self.last().clone();
-        last.iter().map(|(at, failure)| Failure { ms_ago: age(*at), ..Failure::clone(failure) }).collect()
+        last.iter()
+            .map(|(at, failure)| Failure { ms_ago: milliseconds(at.elapsed()), ..Failure::clone(failure) })
+            .collect()
     }
 
     fn last(&self) -> MutexGuard<'_, List> {

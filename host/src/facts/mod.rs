@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use crate::control::{Instance, Readiness};
 use crate::metrics::Metrics;
 use crate::swap::{ComponentInfo, RevisionInfo};
+use crate::value::milliseconds;
 use history::{INTERVAL, Recorder};
 
 pub(crate) use failures::{Failure, Failures, Kind};
@@ -157,7 +158,7 @@ impl Observer {
         let history = recorder.lock().unwrap_or_else(PoisonError::into_inner).show();
         Facts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_ms: u64::try_from(now.saturating_duration_since(*begun).as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: milliseconds(now.saturating_duration_since(*begun)),
             not_ready,
             available,
             total,

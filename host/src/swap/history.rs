@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::PublishedBy;
 use crate::look::Time;
 use crate::manifest::{Component, Source};
+use crate::value::milliseconds;
 
 /// Revisions of which the bytes are kept.
 pub(crate) const KEPT: usize = 5;
@@ -122,14 +123,14 @@ impl Publication {
     /// One that happens now.
     pub(crate) fn new(digest: Digest, size: u64, by: PublishedBy) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let at_ms = milliseconds(since_1970);
         Self { digest, by, at_ms, size, outcome: None }
     }
 
     /// Milliseconds since then; 0 if the clock was set back.
     pub(crate) fn age_ms(&self) -> u64 {
         let at = UNIX_EPOCH + Duration::from_millis(self.at_ms);
-        u64::try_from(at.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+        milliseconds(at.elapsed().unwrap_or_default())
     }
 }
 

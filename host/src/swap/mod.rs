@@ -35,6 +35,7 @@ use self::slot::{Slot, WAITING};
 use self::step::Step;
 use crate::facts::Failures;
 use crate::manifest::Manifest;
+use crate::value::milliseconds;
 
 pub(crate) use history::SourceIdentity;
 pub(crate) use types::{ComponentInfo, PublishedBy, RevisionInfo, RevisionState, SwapError, SwapOptions, Swapped};
@@ -387,7 +388,7 @@ fn swapped(slot: &Slot, digest: Digest, previous: Option<Digest>, begun: Instant
         digest: digest.to_string(),
         previous: previous.map(|digest| digest.to_string()),
         changed: true,
-        took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        took_ms: milliseconds(begun.elapsed()),
         rehearsal: None,
     }
 }

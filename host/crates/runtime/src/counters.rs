@@ -47,7 +47,8 @@ impl Shed {
 }
 
 impl Fault {
-    fn name(self) -> &'static str {
+    /// The reason as a word, for metrics, traces and reports.
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Failed(failure) => failure.reason(),
             Self::Deadline => "deadline",
@@ -121,7 +122,7 @@ impl ComponentStats {
             component: component.into(),
             guests: Census::default(),
             starts: counters.starts.load(Relaxed),
-            failures: named(&FAULTS.map(Fault::name), &counters.faults),
+            failures: named(&FAULTS.map(Fault::reason), &counters.faults),
             shed: named(&SHEDS, &counters.sheds),
         }
     }

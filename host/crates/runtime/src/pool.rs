@@ -199,7 +199,7 @@ impl Pool {
                         self.count_call();
                         self.count_failure();
                         self.template.count_fault(Fault::Deadline);
-                        caller.steps.fail("deadline");
+                        caller.steps.fail(Fault::Deadline.reason());
                         return Err(CallError::Deadline);
                     }
                     timer.as_mut().reset(deadline.into());

@@ -25,7 +25,7 @@ const NO_ANSWER: &str = "no_answer";
 
 /// The step of a request that goes to a guest of this host, written into the request.
 pub(crate) fn to_guest(tracer: Option<&Tracer>, request: &mut Request<Body>, hop: Hop) -> Option<TraceContext> {
-    next(tracer, request.headers_mut(), hop.trace?).into()
+    Some(next(tracer, request.headers_mut(), hop.trace?))
 }
 
 /// The spans of a call, if its trace is recorded. Dropping them ends them.

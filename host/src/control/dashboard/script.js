@@ -2,7 +2,7 @@
 
 import { chart } from "./charts.js";
 import { Failed, events, send, setToken } from "./stream.js";
-import { ago, element, rows, write } from "./tables.js";
+import { ago, blank, element, rows, write } from "./tables.js";
 
 const AGAIN = 1000;
 const by = (id) => document.getElementById(id);
@@ -184,23 +184,18 @@ async function rotate(namespace, name) {
 
 // Failures
 
-const KINDS = { request: "request", swap: "swap", instance: "instance" };
+const emptyFailure = blank(by("failures"));
 
 function showFailures({ failures }) {
   const body = by("failures").tBodies[0];
-  const labels = [...by("failures").tHead.rows[0].cells].map((cell) => cell.textContent);
   by("failures").hidden = failures.length === 0;
   by("no-failures").hidden = failures.length > 0;
   while (body.rows.length > failures.length) body.lastElementChild.remove();
   failures.forEach((failure, index) => {
-    const row = body.rows[index] ?? body.appendChild(element("tr", "", ...labels.map((label) => {
-      const cell = element("td");
-      cell.dataset.label = label;
-      return cell;
-    })));
+    const row = body.rows[index] ?? body.appendChild(emptyFailure());
     const what = [failure.component, failure.instance].filter(Boolean).join(", ");
     const texts = [
-      ago(failure.ms_ago), `${KINDS[failure.kind]}${what ? `: ${what}` : ""}`,
+      ago(failure.ms_ago), `${failure.kind}${what ? `: ${what}` : ""}`,
       failure.times > 1 ? `${failure.reason} (${failure.times} times)` : failure.reason,
       failure.status === undefined ? "–" : String(failure.status), failure.handler ?? "–", failure.request_id ?? "–",
     ];

@@ -13,6 +13,16 @@ export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** What makes empty rows for a table: each cell knows its column's name, for narrow screens. */
+export function blank(table) {
+  const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  return () => element("tr", "", ...labels.map((label) => {
+    const cell = element("td");
+    cell.dataset.label = label;
+    return cell;
+  }));
+}
+
 /** A time that has passed. */
 export function ago(ms) {
   const [length, unit] = [[86_400_000, "d"], [3_600_000, "h"], [60_000, "min"], [1000, "s"]]
@@ -26,7 +36,7 @@ export function ago(ms) {
  */
 export function rows(table, key, make, update) {
   const body = table.tBodies[0];
-  const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  const empty = blank(table);
   const known = new Map();
   return (items) => {
     // First: what stays would otherwise be moved to before what goes.
@@ -42,12 +52,8 @@ export function rows(table, key, make, update) {
       const name = key(item);
       let row = known.get(name);
       if (row === undefined) {
-        const cells = labels.map((label) => {
-          const cell = element("td");
-          cell.dataset.label = label;
-          return cell;
-        });
-        row = { element: element("tr", "", ...cells), parts: make(cells, item) };
+        const made = empty();
+        row = { element: made, parts: make([...made.cells], item) };
         known.set(name, row);
       }
       // Only what isn't in its place is moved, so that nobody loses the focus.

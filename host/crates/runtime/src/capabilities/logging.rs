@@ -81,7 +81,7 @@ impl LogStream {
     }
 
     fn emit(&self, line: &mut Vec<u8>) {
-        self.0.emit(line, &self.0.guest.request_ids(), self.0.guest.trace_ids());
+        self.0.emit(line, Some(&*self.0.guest));
         line.clear();
     }
 }
@@ -96,10 +96,14 @@ impl Stream {
 }
 
 impl Inner {
-    fn emit(&self, line: &[u8], request_id: &str, trace_id: Option<String>) {
+    /// Logs a line, for the requests that `guest` serves; none of them if it has come to its end.
+    fn emit(&self, line: &[u8], guest: Option<&Guest>) {
         let Some(dropped) = self.allowance().take(Instant::now()) else { return };
         self.report(dropped);
         let (component, instance, stream) = (&*self.component, self.instance.as_str(), self.stream.name());
+        // Only for lines that are logged: a guest that floods the log may print any number.
+        let request_id = guest.map(Guest::request_ids).unwrap_or_default();
+        let trace_id = guest.and_then(Guest::trace_ids);
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');
         tracing::info!(target: "guest", component, instance, request_id, trace_id, stream, "{text}");
@@ -160,7 +164,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let line = std::mem::take(self.line.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !line.is_empty() {
-            self.emit(&line, "", None);
+            self.emit(&line, None);
         }
         let dropped = std::mem::take(&mut self.allowance().dropped);
         self.report(dropped);

@@ -22,6 +22,7 @@ use super::stage::Stage;
 use super::tap::{self, MAX_BODY, Tap, Tapped};
 use super::tape::{Replay, Tape};
 use crate::body::{self, Body, End, Ending, Watched, answer_length, content_length};
+use crate::counters::Fault;
 use crate::dispatch::Hop;
 use crate::pool::{CallError, Pool};
 
@@ -263,7 +264,7 @@ fn reason(error: &CallError) -> &'static str {
     match error {
         CallError::Shed(..) => "shed",
         CallError::NotStarted(_) => "start",
-        CallError::Deadline => "deadline",
+        CallError::Deadline => Fault::Deadline.reason(),
         CallError::Failed(failure) => failure.reason(),
     }
 }
