@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use registry::Registry;
-use runtime::Runtime;
+use runtime::{Compiler, Runtime};
 use store::{Bucket, Limits, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use trace::Tracer;
 
 use crate::cli::{Exit, RunArgs, exit};
 use crate::control::{self, Components, Control, Kv, Readiness, Streams};
-use crate::data::Data;
+use crate::data::{self, Data};
 use crate::edge::{self, Edge};
 use crate::facts::{Failures, Observer};
 use crate::join::Joiner;
@@ -46,8 +46,15 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!("{note}");
     }
     let commits = Arc::<Commits>::default();
-    let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone())?;
-    let ended = assemble(manifest, watch, traces, &data, commits, &log);
+    let cache = data::prepare(&manifest.run.data_dir)?;
+    // The engine takes as long as an empty store does: one waits for the processor, the other for the disk.
+    let (data, compiler) = std::thread::scope(|scope| {
+        let compiler = scope.spawn(|| Compiler::new(Some(&cache), manifest.run.workers));
+        let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone());
+        (data, compiler.join().expect("to make an engine doesn't panic"))
+    });
+    let (data, compiler) = (data?, compiler?);
+    let ended = assemble(manifest, compiler, watch, traces, &data, commits, &log);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -61,6 +68,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 /// Loads the components and serves them until it is told to stop.
 fn assemble(
     mut manifest: Manifest,
+    compiler: Compiler,
     watch: Watch,
     traces: Option<Settings>,
     data: &Data,
@@ -69,9 +77,8 @@ fn assemble(
 ) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let tracer = traces.as_ref().map(|traces| Tracer::new(traces.sampler, traces.capacity));
-    let config =
-        runtime::Config { workers: manifest.run.workers, cache: Some(data.cache.clone()), tracer: tracer.clone() };
-    let runtime = Arc::new(Runtime::start(&config, registry.clone(), data.store.clone())?);
+    let config = runtime::Config { workers: manifest.run.workers, tracer: tracer.clone() };
+    let runtime = Arc::new(Runtime::start(compiler, &config, registry.clone(), data.store.clone())?);
     let components = std::mem::take(&mut manifest.components);
     let failures = Failures::default();
     let swapper = Swapper::start(runtime.clone(), data.revisions.clone(), components, failures.clone())?;

@@ -31,8 +31,6 @@ const NAMED: usize = 10;
 
 /// The open data directory of a running host.
 pub(crate) struct Data {
-    /// Where compiled components are kept.
-    pub(crate) cache: PathBuf,
     /// Where revisions are kept.
     pub(crate) revisions: PathBuf,
     /// Where values are kept.
@@ -42,7 +40,7 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// Makes the directory if it isn't there, and opens the store in it. Reports what was found to the log.
+    /// Opens the store in a directory that is prepared. Reports what was found to the log.
     ///
     /// # Errors
     /// Each carries its exit code, see [`exit`].
@@ -52,10 +50,9 @@ impl Data {
         log: Flush,
         commits: Arc<Commits>,
     ) -> anyhow::Result<Self> {
-        let cache = prepare(directory).map_err(|error| Exit::new(exit::STORE, format!("{error:#}")))?;
         let limits = Limits::default();
         let revisions = directory.join("revisions");
-        let elsewhere = |store| Ok(Self { cache: cache.clone(), revisions: revisions.clone(), store, durable: None });
+        let elsewhere = |store| Ok(Self { revisions: revisions.clone(), store, durable: None });
         let sync = match store {
             manifest::Store::Durable { sync } => *sync,
             manifest::Store::Memory => return elsewhere(Arc::new(MemoryStore::new(limits))),
@@ -70,7 +67,7 @@ impl Data {
         })?;
         report(&recovery, &store);
         let store = Arc::new(store);
-        Ok(Self { cache, revisions, store: store.clone(), durable: Some(store) })
+        Ok(Self { revisions, store: store.clone(), durable: Some(store) })
     }
 
     /// Syncs and closes the store. It refuses every write from now on.
@@ -115,15 +112,19 @@ pub(crate) fn store_folder(directory: &Path) -> anyhow::Result<PathBuf> {
     anyhow::bail!("{directory} has no store: name the data directory of a host, or the folder \"{STORE}\" in it")
 }
 
-/// Makes the data directory and sees whether it can be written. Returns where compiled components are kept.
-fn prepare(directory: &Path) -> anyhow::Result<PathBuf> {
+/// Makes the data directory if it isn't there, and sees whether it can be written. Returns where compiled components are
+/// kept.
+///
+/// # Errors
+/// It can't, [`exit::STORE`].
+pub(crate) fn prepare(directory: &Path) -> Result<PathBuf, Exit> {
     let cache = directory.join("cache");
     let probe = directory.join(".writable");
     fs::create_dir_all(&cache)
         .and_then(|()| fs::write(&probe, b""))
         .and_then(|()| fs::remove_file(&probe))
-        .with_context(|| unwritable(directory))?;
-    Ok(cache.canonicalize()?)
+        .and_then(|()| cache.canonicalize())
+        .map_err(|error| Exit::new(exit::STORE, format!("{}: {error}", unwritable(directory))))
 }
 
 fn unwritable(directory: &Path) -> String {

@@ -42,6 +42,38 @@ fn each_request_is_a_line() {
 }
 
 #[test]
+fn a_request_that_fails_says_why() {
+    let lines = "max-guests = 1\nqueue-timeout = \"100ms\"\nmax-instance-concurrent-reuse-count = 1\n";
+    let host = Host::with_only("misbehaving-p3", lines).start();
+    host.get("/trap").problem(502, "component_failed");
+    let mut busy = host.wire();
+    busy.send("GET /stream?chunks=2&delay_ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n");
+    busy.head().expect("its answer begins");
+    host.get("/ok").problem(503, "overloaded");
+    eventually_true("two lines", || requests(host.log()).len() == 2);
+    let reasons: Vec<_> = requests(host.log()).iter().map(|line| line["reason"].clone()).collect();
+    assert_eq!(reasons, ["component_failed", "overloaded"]);
+}
+
+#[test]
+fn a_retry_is_a_line() {
+    let host = Host::start();
+    let bad = Remote::refusing();
+    host.register("bad", &bad.url()).expect(201);
+    // In turn with the three others, one of which answers instead.
+    for number in 0..4 {
+        host.request("GET", "/data").header("x-request-id", &format!("request-{number}")).send().expect(200);
+    }
+    let line = host.log().wait_for("a request is tried again");
+    assert_eq!((&line["level"], &line["namespace"]), (&json!("INFO"), &json!("storage")), "{line}");
+    assert!(
+        line["message"].as_str().is_some_and(|message| message.contains("instance bad can't be reached")),
+        "{line}"
+    );
+    assert!(line["request_id"].as_str().is_some_and(|id| id.starts_with("request-")), "{line}");
+}
+
+#[test]
 fn an_answer_that_was_cut_short_says_so() {
     let host = Host::with_only("misbehaving-p3", "").start();
     let mut wire = host.wire();
@@ -207,11 +239,15 @@ fn the_level_can_be_changed_while_it_runs() {
     host.register("bad", &bad.url()).expect(201);
     // Four instances in turn: one request each time is tried again, and that is told before it is answered.
     let round = || (0..4).for_each(|_| drop(host.get("/data").expect(200)));
+    level("warn");
     round();
-    level("debug");
+    level("info");
     round();
     host.log().wait_for("a request is tried again");
     assert_eq!(host.log().text().matches("a request is tried again").count(), 1);
+    level("debug");
+    host.wire().send("no HTTP\r\n\r\n");
+    host.log().wait_for("a connection ended early");
     level("error");
     host.get("/health").expect(200);
     level("info");

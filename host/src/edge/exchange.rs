@@ -136,11 +136,12 @@ impl Drop for Exchange {
         };
         self.handler.record(self.worker, &self.method, status, duration);
         self.step.end(&self.method, self.handler.name(), self.component.as_deref(), status);
-        if let Some(Answer { failing: Some(failing), instance, .. }) = &self.answer {
+        let reason = self.answer.as_ref().and_then(|answer| Some(answer.failing.as_ref()?.reason()));
+        if let (Some(reason), Some(Answer { instance, .. })) = (&reason, &self.answer) {
             let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
             self.edge.failures.record(Failure {
                 kind: Kind::Request,
-                reason: failing.reason(),
+                reason: reason.clone(),
                 request_id: text(&self.id),
                 component: self.component.as_deref().map(str::to_owned),
                 instance: instance.as_ref().and_then(text),
@@ -158,6 +159,7 @@ impl Drop for Exchange {
                 component: self.component.as_deref(),
                 instance: self.answer.as_ref().and_then(|answer| Some(answer.instance.as_ref()?.as_bytes())),
                 handler: self.handler.name(),
+                reason: reason.as_deref(),
                 status,
                 duration,
                 bytes,

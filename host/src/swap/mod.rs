@@ -399,6 +399,7 @@ pub(crate) mod testing {
     use std::sync::OnceLock;
 
     use registry::Registry;
+    use runtime::Compiler;
     use tempfile::TempDir;
 
     use super::*;
@@ -408,10 +409,11 @@ pub(crate) mod testing {
     pub(crate) fn runtime() -> Arc<Runtime> {
         static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
         let runtime = RUNTIME.get_or_init(|| {
-            let config = runtime::Config { workers: 1, cache: None, tracer: None };
+            let config = runtime::Config { workers: 1, tracer: None };
+            let compiler = Compiler::new(None, config.workers).expect("this machine runs the engine");
             let store = Arc::new(store::MemoryStore::new(store::Limits::default()));
             let registry = Registry::new(registry::Config::default());
-            Arc::new(Runtime::start(&config, registry, store).expect("this machine runs the engine"))
+            Arc::new(Runtime::start(compiler, &config, registry, store).expect("threads can be started"))
         });
         runtime.clone()
     }

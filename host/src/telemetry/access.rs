@@ -43,6 +43,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) instance: Option<&'a [u8]>,
     /// The route that matched.
     pub(crate) handler: &'a str,
+    /// Why the answer is a failure, if it is one.
+    pub(crate) reason: Option<&'a str>,
     /// The answer's status; 499 if the client didn't wait for one.
     pub(crate) status: u16,
     /// Until the last byte of the answer.
@@ -90,6 +92,7 @@ impl Entry<'_> {
         self.field(line, r#"","component":""#, self.component.map(str::as_bytes));
         self.field(line, r#"","instance":""#, self.instance);
         self.field(line, r#"","handler":""#, Some(self.handler.as_bytes()));
+        self.field(line, r#"","reason":""#, self.reason.map(str::as_bytes));
         let (status, seconds, bytes) = (self.status, Seconds(self.duration), self.bytes);
         let _ = write!(line, r#"","status":{status},"duration":{seconds},"bytes":{bytes}"#);
         if !self.complete {
@@ -109,6 +112,7 @@ impl Entry<'_> {
         self.field(line, " component=", self.component.map(str::as_bytes));
         self.field(line, " instance=", self.instance);
         self.field(line, " handler=", Some(self.handler.as_bytes()));
+        self.field(line, " reason=", self.reason.map(str::as_bytes));
         if !self.complete {
             line.push_str(" complete=false");
         }
@@ -188,6 +192,7 @@ mod tests {
             component: Some("gateway"),
             instance,
             handler: "data",
+            reason: None,
             status: 200,
             duration: Duration::from_micros(1234),
             bytes: 56,
@@ -218,10 +223,19 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_there() {
         let line = json(&Entry { component: None, trace: None, complete: false, ..entry("/", None) });
-        for name in ["component", "instance", "trace_id"] {
+        for name in ["component", "instance", "reason", "trace_id"] {
             assert_eq!(line.get(name), None, "{name}");
         }
         assert_eq!(line["complete"], false);
+    }
+
+    #[test]
+    fn a_failure_says_why() {
+        let failed = Entry { reason: Some("overloaded"), status: 503, ..entry("/data", None) };
+        assert_eq!(json(&failed)["reason"], "overloaded");
+        let mut text = String::new();
+        failed.text(&mut text);
+        assert!(text.contains(" handler=data reason=overloaded\n"), "{text}");
     }
 
     #[test]

@@ -31,7 +31,9 @@ struct Inner {
 }
 
 impl Compiler {
-    /// Makes the engine, with room for the guests of so many workers.
+    /// Makes the engine, with room for the guests of so many workers: takes some milliseconds. In `cache`, if there is one,
+    /// compiled components are kept from one start to the next. It must be as trustworthy as the binary itself: what is
+    /// found there is executed.
     ///
     /// # Errors
     /// The cache directory can't be used, or the machine can't run the engine.

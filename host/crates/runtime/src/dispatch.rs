@@ -19,6 +19,7 @@ use trace::TraceContext;
 
 use crate::body::{self, Body, Lent};
 use crate::call::Failure;
+use crate::guest;
 use crate::pool::{CallError, Pool};
 use crate::remote::SendError;
 use crate::steps;
@@ -139,7 +140,9 @@ impl Worker {
             if let Some(group) = self.view().snapshot.namespace(target.namespace()) {
                 group.count_retry();
             }
-            tracing::debug!(
+            tracing::info!(
+                request_id = guest::request_id(&again).as_ref().and_then(|id| id.to_str().ok()),
+                trace_id = hop.trace.map(|context| context.trace.to_string()),
                 namespace = target.namespace(),
                 instance = next.name().as_str(),
                 "a request is tried again: {}",

@@ -1,7 +1,6 @@
 //! The runtime: the engine, the workers and what they serve. One for the process.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,9 +22,6 @@ use crate::worker::{Assembly, Commons, Publication, Worker};
 pub struct Config {
     /// Threads of the data plane, at least one.
     pub workers: usize,
-    /// Where compiled components are kept from one start to the next. It must be as trustworthy as the binary itself:
-    /// what is found there is executed.
-    pub cache: Option<PathBuf>,
     /// What records traces, if anybody wants them.
     pub tracer: Option<Tracer>,
 }
@@ -73,12 +69,16 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Starts the workers. They serve nothing yet.
+    /// Starts the workers. They serve nothing yet. `compiler` has room for the guests of so many.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start(config: &Config, registry: Registry, store: Arc<dyn Store>) -> Result<Self, StartError> {
-        let compiler = Compiler::new(config.cache.as_deref(), config.workers)?;
+    /// A thread can't be started.
+    pub fn start(
+        compiler: Compiler,
+        config: &Config,
+        registry: Registry,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, StartError> {
         let commons = Commons::new(registry, store, config.tracer.clone());
         let workers = (0..config.workers).map(|id| Worker::start(id, commons.clone()));
         let workers = workers.collect::<Result<_, _>>().map_err(StartError::Thread)?;
