@@ -92,6 +92,10 @@ bench-store *arguments:
     just bench --only store "$@"
     just bench-log
 
+# Measure the stages of a request one by one, without sockets; arguments as criterion's
+bench-stages *arguments: target bench-guests
+    CARGO_ENCODED_RUSTFLAGS={{ quote(shipped) }} cargo bench --locked -p host -p bench --bench stages -- "$@"
+
 # Measure what requests notice of hot swaps, and how long these take; arguments as `tests/bench/swap.py --help` says
 bench-swap *arguments: target
     #!/usr/bin/env bash

@@ -134,18 +134,17 @@ def with_remotes(bench, backend, count):
     """A gateway in front of a storage elsewhere that is registered under so many names, all sending heartbeats."""
     internal = free_port()
     names = [f"storage-{number}" for number in range(1, count + 1)]
-    tell = lambda path, name: peers.ask(internal, "POST", path, json.dumps(
-        {"name": name, "address": f"http://127.0.0.1:{backend.port}"} if path == "/register" else {"name": name}))
-    with peers.host(bench.folder(), ONLY_GATEWAY, "/health", internal) as server:
+    address = f"http://127.0.0.1:{backend.port}"
+    with peers.host(bench.folder(), ONLY_GATEWAY, "/health", internal) as server, peers.Heart(internal) as heart:
         for name in names:
-            status = tell("/register", name)
+            status = peers.ask(internal, "POST", "/register", json.dumps({"name": name, "address": address}))
             assert status == 201, f"registering {name}: {status}"
         done = threading.Event()
 
         def beat():
             while True:
                 for number, name in enumerate(names):
-                    tell("/heartbeat", name)
+                    heart.beat(name)
                     if done.wait(5 / len(names)):
                         return
 
@@ -282,13 +281,28 @@ def memory(bench):
 
 @case
 def lightly(bench):
-    with peers.host(bench.folder(), None, "/data") as server:
-        tenth = load(server, bench.seconds).rate / 10
-        found = bench.in_turns({"at 10 %": lambda seconds: paced(server, tenth, seconds),
-                                "at 100 %": lambda seconds: load(server, seconds)})
-        of = lambda name: [run.cpu for run in found[name]]
-        yield Row("CPU time for a request at 10 % load", "at 100 %", 1.3, "µs", of("at 10 %"), of("at 100 %"),
-                  less_is_better=True)
+    with peers.native() as native:
+        folder = bench.folder()
+        with peers.host(folder, None, "/data") as ours, peers.nginx(folder, native) as nginx:
+            at = {}
+            for name, server in (("", ours), ("nginx, ", nginx)):
+                tenth = load(server, bench.seconds).rate / 10
+                at[name + "at 10 %"] = lambda seconds, server=server, tenth=tenth: paced(server, tenth, seconds)
+                at[name + "at 100 %"] = lambda seconds, server=server: load(server, seconds)
+            found = bench.in_turns(at)
+            of = lambda name: [run.cpu for run in found[name]]
+            # What nginx costs then says how much of it is the machine's: processors that sleep and caches that are cold.
+            yield Row("CPU time for a request at 10 % load", "at 100 %", 1.3, "µs", of("at 10 %"), of("at 100 %"),
+                      less_is_better=True, seen=seen(found))
+
+
+@case
+def recording(bench):
+    """The lines of requests, which are on by default. What metrics cost can't be left out: `just bench-stages` has it."""
+    with (peers.host(bench.folder(), None, "/data", log="info") as logging,
+          peers.host(bench.folder(), None, "/data") as silent):
+        found = bench.in_turns(loads({"with the access log": logging, "without": silent}))
+        yield from rates("`/data` through gateway -> storage, with the access log", found, {"without": 0.97})
 
 
 KEYS = 100_000

@@ -38,6 +38,26 @@ def ask(port, method, path, body=None):
     return answer.status
 
 
+class Heart:
+    """Sends heartbeats over one connection, each with a single write and a single read: what it costs is not the host's."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    def beat(self, name):
+        body = json.dumps({"name": name}).encode()
+        self.socket.sendall(b"POST /heartbeat HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                            b"content-length: %d\r\n\r\n%s" % (len(body), body))
+        answer = self.socket.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 200 "), f"heartbeat of {name}: {answer}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
 class Server:
     """A process that listens on a port. Ended, by pid, when the context is left."""
 
@@ -156,11 +176,12 @@ def paced(server, rate, seconds, connections=CONNECTIONS):
     return Run(requests / seconds, failed, spent / max(requests, 1) * 1e6, max(memory), found["latencyPercentiles"])
 
 
-def host(directory, manifest, path, internal=None, data="data"):
-    """The host; without a manifest, the built-in assembly."""
+def host(directory, manifest, path, internal=None, data="data", log="error"):
+    """The host; without a manifest, the built-in assembly. No peer writes an access log, so neither does it, unless its
+    log level is `info`."""
     port = free_port()
     command = [HOST, "run", "--listen", f"127.0.0.1:{port}", "--internal-listen", f"127.0.0.1:{internal or 0}",
-               "--data-dir", directory / data, "--log-level", "error"]
+               "--data-dir", directory / data, "--log-level", log]
     if manifest:
         file = directory / f"{port}.toml"
         file.write_text(manifest)

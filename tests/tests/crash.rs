@@ -99,34 +99,36 @@ fn survives(sync: &str, share: usize) {
     for round in 0..all * share / 100 {
         let host = start();
         let url = host.url();
-        in_parallel(&mut writers, |writer| writer.check(&Client::new(url)));
+        in_parallel(&mut writers, |writer| writer.check(&Client::new(url)), || {});
         let acknowledged = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            // Dropped before the writers are waited for, also if this thread panics: they only end with the host.
+        let enough_is_written = || {
+            // Dropped when that is so, also if this thread panics: the writers only end with the host.
             let _kill = Kill(&host);
-            for writer in &mut writers {
-                scope.spawn(|| writer.write(&Client::new(url), &acknowledged));
-            }
             // From hardly begun to well under way.
             let enough = round * 61 % 300;
             eventually_true("acknowledged writes", || acknowledged.load(SeqCst) >= enough);
-        });
+        };
+        in_parallel(&mut writers, |writer| writer.write(&Client::new(url), &acknowledged), enough_is_written);
         assert_eq!(host.wait().code, None, "it was killed");
         if round % 10 == 9 {
             compact(data.path());
         }
     }
     let host = start();
-    in_parallel(&mut writers, |writer| writer.check(&host));
+    in_parallel(&mut writers, |writer| writer.check(&host), || {});
     host.stop().expect(0, &[]);
     Host::cli(["log".as_ref(), "verify".as_ref(), data.path().as_os_str()]).expect(0, &[]);
 }
 
-fn in_parallel(writers: &mut [Writer], work: impl Fn(&mut Writer) + Sync) {
+/// Has each writer work on a thread of its own, and does something meanwhile.
+fn in_parallel(writers: &mut [Writer], work: impl Fn(&mut Writer) + Sync, meanwhile: impl FnOnce()) {
     std::thread::scope(|scope| {
-        for writer in writers {
-            let work = &work;
-            scope.spawn(move || work(writer));
+        let work = &work;
+        // All are joined: glibc may crash when it is to detach a thread that ends just then (its bug 19951).
+        let working: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || work(writer))).collect();
+        meanwhile();
+        for writer in working {
+            writer.join().expect("a writer's answers are as expected");
         }
     });
 }

@@ -1,8 +1,11 @@
 //! Compiles components: at the start on all cores, and later in the background, where it takes only the time that the
 //! workers leave.
+//!
+//! Either happens on threads that end when nothing is left to compile. Those of an idle pool would keep what they have freed:
+//! some ten megabytes for each component.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -26,8 +29,8 @@ pub struct Compiler(Arc<Inner>);
 struct Inner {
     engine: Engine,
     linker: Linker<GuestState>,
-    /// As many threads as there are cores, started when they are first needed.
-    background: OnceLock<ThreadPool>,
+    /// As many threads as there are cores, while there is something to compile.
+    background: Mutex<Weak<ThreadPool>>,
 }
 
 impl Compiler {
@@ -41,7 +44,7 @@ impl Compiler {
         let engine = engine::new(cache, workers).map_err(StartError::Engine)?;
         let mut linker = Linker::new(&engine);
         capabilities::link(&mut linker).map_err(StartError::Engine)?;
-        Ok(Self(Arc::new(Inner { engine, linker, background: OnceLock::new() })))
+        Ok(Self(Arc::new(Inner { engine, linker, background: Mutex::default() })))
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -64,11 +67,18 @@ impl Compiler {
         check::prepare(&self.0.engine, &self.0.linker, bytes)
     }
 
-    /// The same, without holding up anybody.
+    /// Runs what compiles several components at once, on as many threads as there are cores.
+    pub(crate) fn on_all_cores<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).build();
+        pool.expect("threads can be started").install(work)
+    }
+
+    /// The same as [`Compiler::compile`], without holding up anybody.
     pub(crate) async fn compile_in_background(&self, bytes: Bytes) -> Result<ProxyPre<GuestState>, LoadError> {
         let (done, compiled) = oneshot::channel();
-        let this = self.clone();
-        self.background().spawn(move || {
+        let pool = self.background();
+        let (this, needed) = (self.clone(), pool.clone());
+        pool.spawn(move || {
             // A thread of the pool that panics ends the process.
             let compiled = catch_unwind(AssertUnwindSafe(|| this.compile(&bytes))).unwrap_or_else(|_| {
                 Err(LoadError::Invalid(wasmtime::Error::msg(
@@ -77,20 +87,26 @@ impl Compiler {
             });
             // Whoever asked may be gone.
             let _ = done.send(compiled);
+            // With the last one to let go of it, its threads end: this may be one of them.
+            drop(needed);
         });
         compiled.await.expect("an answer is sent whatever happens")
     }
 
     /// What wasmtime does in parallel, it does on the threads of the pool it is called on.
-    fn background(&self) -> &ThreadPool {
-        self.0.background.get_or_init(|| {
-            let yielding = |_| {
-                if let Err(error) = rustix::process::nice(NICE) {
-                    tracing::warn!("components are compiled at full priority: {error}");
-                }
-            };
-            let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).start_handler(yielding);
-            pool.build().expect("threads can be started")
-        })
+    fn background(&self) -> Arc<ThreadPool> {
+        let mut background = self.0.background.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = background.upgrade() {
+            return pool;
+        }
+        let yielding = |_| {
+            if let Err(error) = rustix::process::nice(NICE) {
+                tracing::warn!("components are compiled at full priority: {error}");
+            }
+        };
+        let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).start_handler(yielding);
+        let pool = Arc::new(pool.build().expect("threads can be started"));
+        *background = Arc::downgrade(&pool);
+        pool
     }
 }

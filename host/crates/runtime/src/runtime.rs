@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
 use registry::{Name, Namespace, RegisterError, Registry};
 use store::Store;
 use trace::Tracer;
@@ -118,18 +119,11 @@ impl Runtime {
     /// # Errors
     /// For each component that can't be loaded, in the place of its revision.
     pub fn load(&self, components: Vec<(ComponentSpec, Code)>) -> Vec<Result<Arc<Revision>, LoadError>> {
-        std::thread::scope(|scope| {
-            let compiling: Vec<_> = components
-                .into_iter()
-                .map(|(spec, code)| {
-                    scope.spawn(move || {
-                        let pre = self.compiler.compile(code.bytes())?;
-                        Ok(Revision::new(self.compiler.engine().clone(), pre, code.digest(), spec, &self.workers))
-                    })
-                })
-                .collect();
-            compiling.into_iter().map(|thread| thread.join().expect("compiling doesn't panic")).collect()
-        })
+        let load = |(spec, code): (_, Code)| {
+            let pre = self.compiler.compile(code.bytes())?;
+            Ok(Revision::new(self.compiler.engine().clone(), pre, code.digest(), spec, &self.workers))
+        };
+        self.compiler.on_all_cores(|| components.into_par_iter().map(load).collect())
     }
 
     /// Makes a revision that can be published at once: compiled in the background, linked, a guest started and a health
