@@ -26,6 +26,7 @@ use crate::edge::{self, Edge};
 use crate::facts::{Failures, Observer};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
+use crate::memory;
 use crate::metrics::{Commits, Metrics, Sources};
 use crate::swap::Swapper;
 use crate::telemetry::{self, Log};
@@ -160,6 +161,7 @@ async fn serve(
             });
         }
     }
+    tokio::spawn(memory::keep_giving_back());
     tasks.spawn(watch.run(swapper.clone(), reached(signals.clone(), 1)));
     let sampling = tokio::spawn({
         let swapper = swapper.clone();

@@ -7,6 +7,7 @@
 //! - [`facts`]: what is going on, as operators see it.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
+//! - [`memory`]: the allocator.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`patience`]: how long is waited for a client.
 //! - [`look`]: whether a file is still the same.
 //! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
@@ -25,6 +26,7 @@ mod kv;
 mod linger;
 mod look;
 mod manifest;
+mod memory;
 mod metrics;
 mod patience;
 mod swap;
@@ -39,9 +41,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command, exit};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {

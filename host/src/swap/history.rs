@@ -191,8 +191,10 @@ impl History {
     /// The folder can't be used.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(|error| failed("made", folder, error))?;
-        // So that a new folder is there after a power cut, if its data directory is.
-        folder.ancestors().take(3).try_for_each(sync_folder)?;
+        // So that a new folder is there after a power cut, if its data directory is. One with a state was new before.
+        if !folder.join(STATE).exists() {
+            folder.ancestors().take(3).try_for_each(sync_folder)?;
+        }
         for name in names(folder)? {
             if name.ends_with(UNFINISHED) {
                 remove(&folder.join(name))?;
