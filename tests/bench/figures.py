@@ -25,9 +25,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=6)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     args = parser.parse_args()
-    machine = report.machine()
-    settings = f"{CONNECTIONS} connections unless it says otherwise; medians of {args.rounds} runs of {args.seconds} s, " \
-               "least and most."
+    machine, begun = report.machine(), report.processors()
     rows = []
     # On the disk of the project: what is durable has to be written to a real one.
     with tempfile.TemporaryDirectory(dir=GUESTS) as directory:
@@ -38,6 +36,8 @@ def main():
                     rows.append(row)
                     print(f"{row.case}, against {row.against}: {row.ratio:.2f} (goal {report.goal(row)})  {row.seen}",
                           file=sys.stderr, flush=True)
+    settings = f"{CONNECTIONS} connections unless it says otherwise; medians of {args.rounds} runs of {args.seconds} s, " \
+               f"least and most; {report.stolen(begun):.1f} % of the time was other machines'."
     table = report.markdown(machine, settings, rows)
     (GUESTS / "figures.md").write_text(table)
     (GUESTS / "figures.json").write_text(report.document(machine, settings, rows))

@@ -32,6 +32,19 @@ def version(*command):
     return (ran.stdout + ran.stderr).strip().splitlines()[0]
 
 
+def processors():
+    """Time that the processors have had until now, and what of it went to other machines (steal), in clock ticks."""
+    with open("/proc/stat") as stat:
+        ticks = [int(number) for number in stat.readline().split()[1:9]]
+    return sum(ticks), ticks[7]
+
+
+def stolen(before):
+    """How much of the processors' time went to other machines since then, in percent: what makes runs differ."""
+    (had, stolen), (all_now, stolen_now) = before, processors()
+    return 100 * (stolen_now - stolen) / max(all_now - had, 1)
+
+
 def machine():
     """Where it was measured, and what with."""
     model = next((text.partition(":")[2].strip() for text in open("/proc/cpuinfo") if text.startswith("model name")), "")
