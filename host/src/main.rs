@@ -7,9 +7,8 @@
 //! - [`facts`]: what is going on, as operators see it.
 //! - [`join`]: registers instances with another host. [`client`]: talks to another host's internal address.
 //! - [`kv`]: the store over HTTP, and the use of another host's.
-//! - [`memory`]: the allocator.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`patience`]: how long is waited for a client.
-//! - [`look`]: whether a file is still the same.
+//! - [`look`]: whether a file is still the same. [`memory`]: the allocator.
 //! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
 //! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log. [`traces`]: what collectors of traces are sent.
 

@@ -41,8 +41,8 @@ def processors():
 
 def stolen(before):
     """How much of the processors' time went to other machines since then, in percent: what makes runs differ."""
-    (had, stolen), (all_now, stolen_now) = before, processors()
-    return 100 * (stolen_now - stolen) / max(all_now - had, 1)
+    (all_then, stolen_then), (all_now, stolen_now) = before, processors()
+    return 100 * (stolen_now - stolen_then) / max(all_now - all_then, 1)
 
 
 def machine():

@@ -191,10 +191,6 @@ impl History {
     /// The folder can't be used.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(|error| failed("made", folder, error))?;
-        // So that a new folder is there after a power cut, if its data directory is. One with a state was new before.
-        if !folder.join(STATE).exists() {
-            folder.ancestors().take(3).try_for_each(sync_folder)?;
-        }
         for name in names(folder)? {
             if name.ends_with(UNFINISHED) {
                 remove(&folder.join(name))?;
@@ -213,6 +209,10 @@ impl History {
                 None
             }
         };
+        if state.is_none() {
+            // So that a new folder is there after a power cut, if its data directory is. One with a state was new before.
+            folder.ancestors().take(3).try_for_each(sync_folder)?;
+        }
         let history = Self { folder: folder.to_owned(), state };
         // Without a state it isn't known what is needed.
         if history.state.is_some()

@@ -69,8 +69,7 @@ impl Compiler {
 
     /// Runs what compiles several components at once, on as many threads as there are cores.
     pub(crate) fn on_all_cores<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).build();
-        pool.expect("threads can be started").install(work)
+        threads(|_| {}).install(work)
     }
 
     /// The same as [`Compiler::compile`], without holding up anybody.
@@ -104,9 +103,14 @@ impl Compiler {
                 tracing::warn!("components are compiled at full priority: {error}");
             }
         };
-        let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).start_handler(yielding);
-        let pool = Arc::new(pool.build().expect("threads can be started"));
+        let pool = Arc::new(threads(yielding));
         *background = Arc::downgrade(&pool);
         pool
     }
+}
+
+/// As many threads as there are cores, each of which begins with `start`.
+fn threads(start: impl Fn(usize) + Send + Sync + 'static) -> ThreadPool {
+    let pool = ThreadPoolBuilder::new().thread_name(|id| format!("compiler-{id}")).start_handler(start);
+    pool.build().expect("threads can be started")
 }
