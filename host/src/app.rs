@@ -188,6 +188,7 @@ async fn serve(
         // The internal address answers until now, so that the drain can be watched.
         stopping.send_replace(1);
         while tasks.join_next().await.is_some() {}
+        let _settled = swapper.settle().await;
         // After the last request has ended.
         stopping.send_replace(2);
         match exporting {

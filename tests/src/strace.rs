@@ -1,9 +1,18 @@
-//! A process that is killed at one of its own system calls: `strace` watches it from when it is attached.
+//! Processes whose system calls fail, are slow, or are the last thing they do: by `strace`.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+
+/// What a process is started by so that `strace` does this to its calls; see [`Builder::under`](crate::Builder::under).
+/// None where there is no strace, or it may not trace.
+pub fn around(arguments: impl IntoIterator<Item = String>) -> Option<Vec<String>> {
+    let tried = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    // `-D`: strace is not the process's parent but its grandchild, and ends with it.
+    let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"].map(str::to_owned);
+    tried.ok().filter(ExitStatus::success).map(|_| strace.into_iter().chain(arguments).collect())
+}
 
 /// Kills a process, unless it is dropped before.
 pub struct Executioner {

@@ -1,6 +1,6 @@
 //! Disks that are full, and disks that fail.
 
-use e2e::{Client, Disk, Host, Reply, Run, need};
+use e2e::{Client, Disk, Host, Reply, need, strace};
 use serde_json::json;
 
 fn set(client: &Client, key: &str, value: &str) -> Reply {
@@ -52,13 +52,10 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
 
 #[test]
 fn a_sync_that_fails_ends_it_with_5() {
-    let strace = Run::of(std::process::Command::new("sh").args(["-c", "strace -D -f -o /dev/null true"]));
-    need!((strace.code == Some(0)).then_some(()), "strace, and the right to trace");
+    let failing = strace::around(["--trace=fdatasync", "--inject=fdatasync:error=EIO:when=20+"].map(str::to_owned));
+    let failing = need!(failing, "strace, and the right to trace");
     let data = tempfile::tempdir().expect("a temporary directory");
-    let inject = "inject=fdatasync:error=EIO:when=20+";
-    // `-D`: strace is not the host's parent but its grandchild, and ends with it.
-    let trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
-    let host = Host::builder().data(data.path()).under(trace).start();
+    let host = Host::builder().data(data.path()).under(failing).start();
 
     let clients = std::thread::scope(|scope| {
         let writers = [0, 1, 2, 3].map(|writer| {

@@ -99,29 +99,6 @@ fn expect_marks(host: &Host, bad: &Value) {
     assert_eq!(states, [(&json!(number(0)), &json!("automatic-rollback")), (&bad["digest"], &json!("swap"))]);
 }
 
-/// It is an event like any other: the latest one wins at the next start, too.
-#[test]
-fn what_was_taken_back_stays_so_after_a_restart() {
-    let home = tempfile::tempdir().expect("a temporary directory");
-    std::fs::write(home.path().join("guest.wasm"), stamped("stamped", 0)).expect("it can be written");
-    let start = || {
-        let source = home.path().join("guest.wasm");
-        let manifest = format!("[components.guest]\nsource = \"{}\"\nroute = \"/\"\n", source.display());
-        Host::builder().manifest(&manifest).data(&home.path().join("data")).start()
-    };
-    let host = start();
-    let errs = unwell("stamped", "errs", 2);
-    host.swap("guest", stamped("stamped", 1)).expect(200);
-    let load = Load::on_guest(&host, 4, Duration::from_millis(2));
-    load.wait_for_answers(100);
-    host.swap("guest", errs.clone()).expect(200);
-    wait_for_rollback(&host, &digest(&errs));
-    drop(load);
-    host.stop().expect(0, &[]);
-    let host = start();
-    assert_eq!((answering(&host), host.component("guest")["digest"].clone()), (1, json!(number(1))));
-}
-
 /// A higher threshold takes more: no rate is over 100 %.
 #[test]
 fn the_threshold_is_the_manifests() {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::revision::{digest, stamped, unwell};
-use e2e::{Client, Executioner, Host, eventually, eventually_true, need, rounds};
+use e2e::strace::{self, Executioner};
+use e2e::{Builder, Client, Host, Load, eventually, eventually_true, need, rounds};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,12 +52,16 @@ impl Home {
     }
 
     fn start_with(&self, lines: &str) -> Host {
+        self.host(lines).start()
+    }
+
+    fn host(&self, lines: &str) -> Builder {
         let source = self.source();
         let manifest = format!(
             "[components.guest]\nsource = \"{}\"\nroute = \"/\"\ninstances = [\"one\", \"two\"]\n{lines}\n",
             source.display()
         );
-        Host::builder().manifest(&manifest).data(&self.directory.path().join("data")).start()
+        Host::builder().manifest(&manifest).data(&self.directory.path().join("data"))
     }
 
     /// What is listed is what is recorded, each revision with its bytes, and there is nothing else in the folder.
@@ -126,6 +131,42 @@ fn a_rollback_survives_too() {
     // Also what wasn't warm any more can be had back.
     host.internal().post("/components/guest/rollback", &json!({ "to": digest(&stamped("stamped", 2)) })).expect(200);
     assert_eq!(serving(&host), 2);
+}
+
+#[test]
+fn so_does_one_that_it_made_by_itself() {
+    let home = Home::new();
+    taken_back_before_a_restart(&home, home.host(""));
+}
+
+/// Such a rollback is served before it is on disk. Whoever stops the host then finds it there all the same.
+#[test]
+fn so_does_one_whose_record_the_disk_was_slow_with() {
+    let home = Home::new();
+    let renames = "?rename,?renameat,?renameat2";
+    let slowly = strace::around([
+        format!("--trace={renames}"),
+        format!("--inject={renames}:delay_enter=500ms"),
+        format!("--trace-path={}", home.revisions().join("state.json.tmp").display()),
+    ]);
+    let slowly = need!(slowly, "strace, and the right to trace");
+    taken_back_before_a_restart(&home, home.host("").under(slowly));
+}
+
+/// Number 1 and then a failing one are swapped in; as soon as number 1 serves again, the host is asked to stop.
+#[track_caller]
+fn taken_back_before_a_restart(home: &Home, host: Builder) {
+    let host = host.start();
+    host.swap("guest", stamped("stamped", 1)).expect(200);
+    let load = Load::on_guest(&host, 4, Duration::from_millis(2));
+    load.wait_for_answers(100);
+    host.swap("guest", unwell("stamped", "errs", 2)).expect(200);
+    eventually_true("a rollback", || host.component("guest")["published_by"] == "automatic-rollback");
+    drop(load);
+    host.stop().expect(0, &[]);
+    let host = home.start();
+    assert_eq!(serving(&host), 1);
+    home.expect_in_order(&host);
 }
 
 #[test]

@@ -55,7 +55,7 @@ struct Inner {
     /// `revisions` in the data directory: a folder for each component.
     folder: PathBuf,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
-    /// Held from the record on disk until what it says is served.
+    /// Held while what is on disk and what is served differ.
     publishing: Turn<()>,
     stopping: AtomicBool,
     /// Where what goes wrong is remembered for people.
@@ -94,6 +94,12 @@ impl Swapper {
     /// Takes no more swaps.
     pub(crate) fn stop(&self) {
         self.0.stopping.store(true, Relaxed);
+    }
+
+    /// Waits until what is served is on disk: a rollback is served before it is recorded. Nothing is published for as long
+    /// as the guard is held.
+    pub(crate) async fn settle(&self) -> impl Drop {
+        self.0.publishing.lock().await
     }
 
     /// The components, in order of name.
