@@ -96,6 +96,26 @@ fn a_guest_that_traps_panics_or_exits_is_a_502() {
     }
 }
 
+/// Behind the gateway it runs on its caller's stack.
+#[test]
+fn a_guest_that_another_guest_asks_fails_nothing_but_that() {
+    for guest in GUESTS {
+        let lines = format!(
+            "{SHORT}memory-limit = \"32MiB\"\n[components.gateway]\nsource = \"builtin:gateway\"\nroute = \"/services\"\n"
+        );
+        let host = Host::with_guest(guest, &lines).start();
+        for deed in ["trap", "panic", "exit", "allocate"] {
+            all_fail(&host, &format!("/services/guest/{deed}"), 502, "component_failed");
+        }
+        for deed in ["loop", "block", "block-sync"] {
+            all_fail(&host, &format!("/services/guest/{deed}"), 504, "deadline_exceeded");
+        }
+        let failures = host.metrics().by("guest_failures_total", &["component"]);
+        let failed: Vec<_> = failures.into_iter().filter(|(_, count)| *count > 0.0).map(|(of, _)| of).collect();
+        assert_eq!(failed, [["guest"]], "the gateway answers for itself");
+    }
+}
+
 #[test]
 fn a_guest_that_never_starts_is_a_502() {
     let host = Host::with_guest("instantiation-trap", "").start();

@@ -31,6 +31,11 @@ impl Doorbell {
         }
     }
 
+    /// Something happened, and whoever knows it runs the task next: makes it look then.
+    pub(crate) fn note(&self) {
+        self.state.fetch_or(RUNG, AcqRel);
+    }
+
     /// The task begins to run. Says whether it rang before.
     pub(crate) fn enter(&self, waker: &Waker) -> bool {
         self.task.register(waker);
@@ -77,6 +82,17 @@ mod tests {
         assert_eq!(count.0.load(Relaxed), 1, "it is on its way");
         assert!(bell.enter(&waker));
         assert!(!bell.answer(), "it was told on entering");
+    }
+
+    #[test]
+    fn lets_whoever_runs_the_task_tell_it() {
+        let (bell, count) = (Doorbell::default(), Arc::new(Count::default()));
+        let waker = Waker::from(count.clone());
+        bell.enter(&waker);
+        bell.leave();
+        bell.note();
+        assert!(bell.enter(&waker));
+        assert_eq!(count.0.load(Relaxed), 0);
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! Its task owns the store, takes calls from the pool's queue while it has room, and ends when the guest trapped, is
 //! condemned, or served as many requests as it may. [`Guest`] is the handle by which callers and the pool see it.
 //!
+//! A caller on the guest's own worker doesn't wait for the task to be scheduled: it runs the task itself ([`Guest::run`]).
+//! What the guest can answer without waiting for anything is answered then and there. For a guest that sends a request to
+//! another one that is half of the cost: wasmtime hands it an answer that is there at once without suspending it.
+//!
 //! A guest is *condemned* when a caller gives up on it (the deadline passed, the client is gone) or it was idle for too
 //! long: it takes no more calls, and is thrown away as soon as nobody waits for it. Callers keep the time, not the
 //! guest, so a deadline holds whatever the guest does with its event loop. If a condemned guest doesn't let its event
@@ -45,6 +49,14 @@ pub(crate) struct Guest {
     /// Whether it is in the pool's list of guests with room. Written under the pool's lock.
     pub(crate) parked: AtomicBool,
     serving: Mutex<Serving>,
+    /// What its task does; none before and after. Locked while it runs.
+    life: Mutex<Option<Life>>,
+}
+
+/// The future that a guest's task runs, and how to wake the task.
+struct Life {
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    waker: Waker,
 }
 
 struct Serving {
@@ -81,7 +93,18 @@ impl Wake for Guest {
 }
 
 impl Guest {
-    pub(crate) fn new() -> Arc<Self> {
+    /// Starts a guest of a pool, on the pool's worker. `report` is told how it started, instead of a request that waits
+    /// for it.
+    pub(crate) fn start(pool: &Arc<Pool>, report: Option<oneshot::Sender<wasmtime::Result<()>>>) -> Arc<Self> {
+        let guest = Self::new();
+        let future = Box::pin(live(guest.clone(), pool.clone(), report));
+        *guest.life() = Some(Life { future, waker: Waker::noop().clone() });
+        let own = guest.clone();
+        pool.spawn(poll_fn(move |cx| own.proceed(cx.waker())));
+        guest
+    }
+
+    fn new() -> Arc<Self> {
         let serving = Serving { calls: Vec::new(), idle_since: Instant::now(), busy: false, then: Then::Nothing };
         Arc::new(Self {
             bell: Doorbell::default(),
@@ -89,12 +112,37 @@ impl Guest {
             cut: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             serving: Mutex::new(serving),
+            life: Mutex::new(None),
         })
     }
 
     /// Makes its task look for work.
     pub(crate) fn look(&self) {
         self.bell.ring();
+    }
+
+    /// The same, but the caller runs the task itself, on the guest's worker. Returns when the guest waits for something.
+    pub(crate) fn run(&self) {
+        // If it runs already, further down this stack, it looks when it comes to rest.
+        let Ok(mut life) = self.life.try_lock() else { return self.look() };
+        let Some(Life { future, waker }) = &mut *life else { return };
+        self.bell.note();
+        if future.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
+            waker.wake_by_ref();
+            *life = None;
+        }
+    }
+
+    /// Runs its task, when that was woken.
+    fn proceed(&self, task: &Waker) -> Poll<()> {
+        let mut life = self.life();
+        let Some(Life { future, waker }) = &mut *life else { return Poll::Ready(()) };
+        waker.clone_from(task);
+        let polled = future.as_mut().poll(&mut Context::from_waker(waker));
+        if polled.is_ready() {
+            *life = None;
+        }
+        polled
     }
 
     /// The caller has its whole answer.
@@ -220,6 +268,10 @@ impl Guest {
     fn serving(&self) -> MutexGuard<'_, Serving> {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn life(&self) -> MutexGuard<'_, Option<Life>> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a guest ended.
@@ -236,9 +288,8 @@ enum End {
     Failed(wasmtime::Error),
 }
 
-/// The life of a guest: starts it, lets it serve, and tells its pool and its callers when it is gone. `report` is told how
-/// it started, instead of a request that waits for it.
-pub(crate) async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<oneshot::Sender<wasmtime::Result<()>>>) {
+/// The life of a guest: starts it, lets it serve, and tells its pool and its callers when it is gone.
+async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<oneshot::Sender<wasmtime::Result<()>>>) {
     let started = pool.template().instantiate(&guest).await;
     let (mut store, proxy) = match (started, report) {
         (Ok(started), None) => started,

@@ -146,6 +146,16 @@ impl Pool {
         &self.template
     }
 
+    /// Runs a guest's task where its guests run.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Whether the current task runs where its guests run.
+    fn runs_here(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
+    }
+
     /// Runs a request on a guest and returns the answer as soon as its head is there. To drop the future, or the
     /// answer's body before its end, is to give up on the guest.
     ///
@@ -176,11 +186,19 @@ impl Pool {
         let call = Call::new(guest::request_id(&request), hop.depth, steps::to_guest(tracer, &mut request, hop));
         let mut steps = Steps::begin(tracer, &self.template, &call, hop);
         let (reply, answer) = oneshot::channel();
-        if let Err(request) = self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
-            steps.fail(Shed::QueueFull.reason());
-            return Err(CallError::Shed(Shed::QueueFull, request));
-        }
+        let guest = match self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
+            Ok(guest) => guest,
+            Err(request) => {
+                steps.fail(Shed::QueueFull.reason());
+                return Err(CallError::Shed(Shed::QueueFull, request));
+            }
+        };
         let mut caller = Caller { pool: self, call: Some(call), steps };
+        match guest {
+            Some(guest) if self.runs_here() => guest.run(),
+            Some(guest) => guest.look(),
+            None => {}
+        }
 
         let shed_at = (Instant::now() + self.template.limits().queue_timeout).min(deadline);
         let mut answer = pin!(answer);
@@ -245,9 +263,7 @@ impl Pool {
             if !state.guests.is_empty() {
                 return Ok(());
             }
-            let guest = Guest::new();
-            state.guests.push(guest.clone());
-            self.runtime.spawn(guest::live(guest, self.clone(), Some(report)));
+            state.guests.push(Guest::start(self, Some(report)));
         }
         match started.await {
             Ok(Ok(())) => Ok(()),
@@ -289,17 +305,16 @@ impl Pool {
         state.guests.is_empty() && state.queue.is_empty()
     }
 
-    /// Puts a request in the queue and sees to it that a guest comes for it. Gives it back if it would have to wait and
-    /// no more may wait.
-    fn submit(self: &Arc<Self>, mut job: Job) -> Result<(), Box<Request<Body>>> {
+    /// Puts a request in the queue, and finds a guest for it: one that is to be told of it, or that comes by itself. Gives it
+    /// back if it would have to wait and no more may wait.
+    fn submit(self: &Arc<Self>, mut job: Job) -> Result<Option<Arc<Guest>>, Box<Request<Body>>> {
         let mut state = self.state();
         job.waits = state.parked.is_empty() && state.guests.len() >= self.template.limits().max_guests;
         if job.waits && !self.template.enqueue() {
             return Err(Box::new(job.request));
         }
         state.queue.push_back(job);
-        self.summon(&mut state);
-        Ok(())
+        Ok(self.find(&mut state))
     }
 
     /// Called for each request that leaves the queue.
@@ -311,14 +326,22 @@ impl Pool {
 
     /// Wakes a guest with room, or starts one, for the request that was last put in the queue.
     fn summon(self: &Arc<Self>, state: &mut State) {
-        if let Some(guest) = state.parked.pop() {
-            guest.parked.store(false, Relaxed);
+        if let Some(guest) = self.find(state) {
             guest.look();
-        } else if state.guests.len() < self.template.limits().max_guests {
-            let guest = Guest::new();
-            state.guests.push(guest.clone());
-            self.runtime.spawn(guest::live(guest, self.clone(), None));
         }
+    }
+
+    /// A guest with room, to be told of the request that was last put in the queue. If there is none, starts one if it may.
+    fn find(self: &Arc<Self>, state: &mut State) -> Option<Arc<Guest>> {
+        let guest = state.parked.pop();
+        match &guest {
+            Some(guest) => guest.parked.store(false, Relaxed),
+            None if state.guests.len() < self.template.limits().max_guests => {
+                state.guests.push(Guest::start(self, None));
+            }
+            None => {}
+        }
+        guest
     }
 
     /// The request that has waited longest, for a guest with room.
