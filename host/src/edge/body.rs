@@ -128,11 +128,13 @@ pub(super) struct Download {
     body: Body,
     patience: Patience,
     exchange: Exchange,
+    /// Why it broke off. The connection hears of it the next time it asks: it throws away what it hasn't sent by then.
+    broken: Option<BodyError>,
 }
 
 impl Download {
     pub(super) fn new(body: Body, idle: Duration, exchange: Exchange) -> Self {
-        Self { body, patience: Patience::new(idle), exchange }
+        Self { body, patience: Patience::new(idle), exchange, broken: None }
     }
 }
 
@@ -141,20 +143,29 @@ impl HttpBody for Download {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.patience.reset();
-            match &frame {
-                Some(Ok(frame)) => self.exchange.sent(frame.data_ref().map_or(&[], Bytes::as_ref)),
-                Some(Err(_)) => self.exchange.broke_off(),
-                None => self.exchange.ended(),
-            }
-            return Poll::Ready(frame);
-        }
         let this = &mut *self;
-        this.patience.poll(cx).map(|()| {
-            this.exchange.broke_off();
-            Some(Err(BodyError::ConnectionWriteTimeout))
-        })
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                std::task::ready!(this.patience.poll(cx));
+                Some(Err(BodyError::ConnectionWriteTimeout))
+            }
+        };
+        this.patience.reset();
+        match &frame {
+            Some(Ok(frame)) => this.exchange.sent(frame.data_ref().map_or(&[], Bytes::as_ref)),
+            None => this.exchange.ended(),
+            Some(Err(_)) => {
+                this.exchange.broke_off();
+                this.broken = frame.and_then(Result::err);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

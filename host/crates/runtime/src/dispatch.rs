@@ -64,12 +64,19 @@ pub struct Hop {
     pub trace: Option<TraceContext>,
     /// How often it was sent before, to others.
     pub(crate) resends: u8,
+    /// Whether a guest sends it, which is suspended if the answer isn't there at once.
+    pub(crate) from_guest: bool,
 }
 
 impl Hop {
     /// The place of a request that is sent for the first time.
     pub fn new(depth: u8, trace: Option<TraceContext>) -> Self {
-        Self { depth, trace, resends: 0 }
+        Self { depth, trace, resends: 0, from_guest: false }
+    }
+
+    /// The same, if a guest sends it.
+    pub(crate) fn from_guest(depth: u8, trace: Option<TraceContext>) -> Self {
+        Self { from_guest: true, ..Self::new(depth, trace) }
     }
 }
 

@@ -3,9 +3,9 @@
 //! Its task owns the store, takes calls from the pool's queue while it has room, and ends when the guest trapped, is
 //! condemned, or served as many requests as it may. [`Guest`] is the handle by which callers and the pool see it.
 //!
-//! A caller on the guest's own worker doesn't wait for the task to be scheduled: it runs the task itself ([`Guest::run`]).
-//! What the guest can answer without waiting for anything is answered then and there. For a guest that sends a request to
-//! another one that is half of the cost: wasmtime hands it an answer that is there at once without suspending it.
+//! A caller on the guest's own worker need not wait until the task is scheduled: it can run the task itself
+//! ([`Guest::run`]). What the guest can answer without waiting for anything is answered then and there. That pays above all
+//! if the caller is a guest: wasmtime hands it an answer that is there at once without suspending it.
 //!
 //! A guest is *condemned* when a caller gives up on it (the deadline passed, the client is gone) or it was idle for too
 //! long: it takes no more calls, and is thrown away as soon as nobody waits for it. Callers keep the time, not the
@@ -244,6 +244,11 @@ impl Guest {
         let serving = self.serving();
         let mut traces = serving.calls.iter().filter_map(|call| call.trace);
         traces.find(|known| known.trace == said.trace).map(|known| TraceContext { sampled: known.sampled, ..said })
+    }
+
+    /// Whether it had work to do, for whomever, when it last came to rest.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.serving().busy
     }
 
     /// How it ends now, if it does whatever its event loop says.

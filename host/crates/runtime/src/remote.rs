@@ -1,7 +1,9 @@
 //! The HTTP client of a worker: requests to remote instances, and to other hosts that a component may reach.
 //!
-//! Lives as long as its worker. What bounds it: idle connections are kept for [`IDLE`], at most [`IDLE_PER_HOST`] to each
-//! host; connecting and the first byte of an answer have their time; a body that doesn't move for [`BODY_IDLE`] fails.
+//! Lives as long as its worker. What bounds it: the kept [`connections`]; the first byte of an answer has its time; a body
+//! that doesn't move for [`BODY_IDLE`] fails.
+
+mod connections;
 
 use std::error::Error;
 use std::pin::Pin;
@@ -14,27 +16,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client as Pooled;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use registry::{Address, Member, Registry};
 use wasmtime_wasi_http::RequestOptions;
 
+use self::connections::{Connections, Failure};
 use crate::body::{Body, BodyError, End, Ending, Lent, Watched};
 use crate::dispatch::Hop;
 
-/// How long a connection may take to be made. One for all: connections are shared, so a guest can't choose.
-const CONNECT: Duration = Duration::from_secs(2);
 /// How long the first byte of an answer may take if the guest doesn't say itself.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
-/// How long an unused connection is kept.
-const IDLE: Duration = Duration::from_secs(30);
-/// How many unused connections to one host are kept.
-const IDLE_PER_HOST: usize = 64;
 /// How long a body may stand still.
 const BODY_IDLE: Duration = Duration::from_secs(30);
 /// How many components a request has passed through, between hosts.
@@ -61,29 +54,19 @@ pub(crate) enum SendError {
     TimedOut,
 }
 
-/// Sends requests over pooled keep-alive connections.
+/// Sends requests over kept connections.
 pub(crate) struct Client {
-    pooled: Pooled<HttpsConnector<HttpConnector>, Body>,
+    connections: Connections,
 }
 
 impl Client {
-    /// Must be called on the worker's runtime, where its connections then live.
     pub(crate) fn new() -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(CONNECT));
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let pooled = Pooled::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .build(connector);
-        Self { pooled }
+        Self { connections: Connections::new() }
+    }
+
+    /// Closes connections that are not of use any more. To be called now and then.
+    pub(crate) fn sweep(&self) {
+        self.connections.sweep();
     }
 
     /// Sends a request to a remote instance and tells the registry whether it was reached.
@@ -101,7 +84,6 @@ impl Client {
         let (lent, body) = Lent::new(body);
         readdress(&mut head.uri, address.authority());
         prepare(&mut head.headers, head.uri.authority(), hop);
-        head.version = Version::HTTP_11;
         let sent = self.send(Request::from_parts(head, body), FIRST_BYTE, Some(deadline)).await;
         match sent {
             Ok(answer) => {
@@ -109,14 +91,14 @@ impl Client {
                 Ok(answer.map(|body| Watched::wrap(body, None, ending)))
             }
             Err(Unsent::TimedOut) => Err(SendError::TimedOut),
-            Err(Unsent::Failed(error)) => {
+            Err(Unsent::Failed(failure)) => {
                 registry.report(member, false);
-                let reason = root_cause(&error);
-                Err(if error.is_connect() {
-                    let request = lent.take_back().map(|body| Box::new(Request::from_parts(kept, body)));
-                    SendError::NotConnected { request, reason }
-                } else {
-                    SendError::Broken { reason }
+                Err(match failure {
+                    Failure::NotConnected(error) => {
+                        let request = lent.take_back().map(|body| Box::new(Request::from_parts(kept, body)));
+                        SendError::NotConnected { request, reason: root_cause(&*error) }
+                    }
+                    Failure::Broken(error) => SendError::Broken { reason: root_cause(&error) },
                 })
             }
         }
@@ -134,8 +116,8 @@ impl Client {
         let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE);
         self.send(request, first_byte, None).await.map_err(|unsent| match unsent {
             Unsent::TimedOut => BodyError::ConnectionReadTimeout,
-            Unsent::Failed(error) if error.is_connect() => connect_error(&error),
-            Unsent::Failed(_) => BodyError::ConnectionTerminated,
+            Unsent::Failed(Failure::NotConnected(error)) => connect_error(&*error),
+            Unsent::Failed(Failure::Broken(_)) => BodyError::ConnectionTerminated,
         })
     }
 
@@ -153,7 +135,7 @@ impl Client {
         let request = request.map(|body| {
             if body.is_end_stream() { body } else { Progress { body, begun, last: watching }.boxed_unsync() }
         });
-        let mut sending = pin!(self.pooled.request(request));
+        let mut sending = pin!(self.connections.send(request));
         let answer = loop {
             let last = begun + Duration::from_millis(progress.load(Relaxed));
             let wake = deadline.map_or(last + first_byte, |deadline| deadline.min(last + first_byte));
@@ -170,14 +152,13 @@ impl Client {
         };
         let (mut head, body) = answer.into_parts();
         remove_hop_by_hop(&mut head.headers);
-        let body = Steady { body: body.map_err(BodyError::from).boxed_unsync(), timer: None };
-        Ok(Response::from_parts(head, body.boxed_unsync()))
+        Ok(Response::from_parts(head, Steady { body, timer: None }.boxed_unsync()))
     }
 }
 
 enum Unsent {
     TimedOut,
-    Failed(hyper_util::client::legacy::Error),
+    Failed(Failure),
 }
 
 /// Tells the registry whether an instance answered to the end or broke off in the middle.

@@ -19,7 +19,7 @@ use crate::remote::Client;
 use crate::revision::{Instance, Revision};
 use crate::router::{Routed, Router};
 
-/// How often guests that nobody needs are looked for.
+/// How often guests and connections that nobody needs are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What all workers serve: the published revisions. Immutable.
@@ -238,6 +238,9 @@ impl Worker {
             let now = Instant::now();
             for instance in assembly.components.values().flat_map(|publication| publication.revision.instances()) {
                 instance.pool(self.id()).sweep(now);
+            }
+            if let Some(client) = self.0.client.get() {
+                client.sweep();
             }
         }
     }

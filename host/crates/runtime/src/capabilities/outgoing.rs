@@ -83,7 +83,7 @@ impl WasiHttpHooks for Outgoing {
         }
         let worker = self.worker.clone();
         let (trace, step) = steps::out_of_guest(worker.tracer(), &mut request, &self.guest);
-        let hop = Hop::new(self.guest.depth() + 1, trace);
+        let hop = Hop::from_guest(self.guest.depth() + 1, trace);
         let send = async move |request| match target {
             Some(target) => Ok(worker.dispatch(&target, request, hop).await),
             None => worker.client().send_outside(request, hop, &options.unwrap_or_default()).await,
