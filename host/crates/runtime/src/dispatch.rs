@@ -209,7 +209,8 @@ impl Worker {
                 let deadline = begun + pool.template().limits().request_timeout;
                 let answered = match pool.rehearsal().get() {
                     None => pool.call(request, hop, deadline).await,
-                    Some(sampler) => sampler.call(pool, request, hop, deadline).await,
+                    // Apart, as is what is sent elsewhere: so what the others await stays small.
+                    Some(sampler) => Box::pin(sampler.call(pool, request, hop, deadline)).await,
                 };
                 if let Err(CallError::Shed(reason, _)) = &answered {
                     pool.template().count_shed(*reason);
@@ -227,7 +228,8 @@ impl Worker {
                 let Location::Remote(address) = member.location() else { unreachable!("it is elsewhere") };
                 let deadline = begun + REMOTE_TIMEOUT;
                 let step = steps::to_remote(self.tracer(), &mut request, hop, member, address);
-                let sent = self.client().send_to(member, address, request, hop, deadline, self.registry()).await;
+                let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
+                let sent = Box::pin(sent).await;
                 let mut answer = steps::answered(step, sent).map_err(|error| remote_failed(member, error))?;
                 if !answer.headers().contains_key(SERVED_BY)
                     && let Ok(name) = HeaderValue::from_str(member.name().as_str())

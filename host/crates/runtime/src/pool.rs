@@ -166,13 +166,13 @@ impl Pool {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub(crate) async fn call(
+    pub(crate) fn call(
         self: &Arc<Self>,
         request: Request<Body>,
         hop: Hop,
         deadline: Instant,
-    ) -> Result<Response<Body>, CallError> {
-        self.call_on(None, request, hop, deadline).await
+    ) -> impl Future<Output = Result<Response<Body>, CallError>> {
+        self.call_on(None, request, hop, deadline)
     }
 
     /// The same, and all that the guest does until its next request is done on this stage.

@@ -92,7 +92,8 @@ impl WasiHttpHooks for Outgoing {
         Box::new(async move {
             let answer = match stage {
                 None => send(request).await,
-                Some(Stage::Live(tape)) => tape.record(request, send).await,
+                // Apart, as it is seldom, and large.
+                Some(Stage::Live(tape)) => Box::pin(tape.record(request, send)).await,
                 Some(Stage::Rehearsed(replay)) => replay.answer(request).await,
             };
             Ok((steps::answered(step, answer)?, nothing_left_to_send()))

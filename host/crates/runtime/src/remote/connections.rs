@@ -99,7 +99,8 @@ impl Connections {
         loop {
             let (mut connection, is_new) = match self.take(&origin) {
                 Some(kept) => (kept, false),
-                None => (self.connect(uri.clone()).await.map_err(Failure::NotConnected)?, true),
+                // Apart, as it is seldom, and large.
+                None => (Box::pin(self.connect(uri.clone())).await.map_err(Failure::NotConnected)?, true),
             };
             match connection.exchange(request).await {
                 Ok(answer) => {
