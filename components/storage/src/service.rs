@@ -122,6 +122,8 @@ const MAX_DRAINED: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Upload {
     body: Vec<u8>,
+    /// What the head announced.
+    length: Option<usize>,
     received: usize,
     refusal: Option<Problem>,
 }
@@ -132,17 +134,18 @@ impl Upload {
     pub fn new(content_type: Option<&[u8]>, content_length: Option<&[u8]>) -> Self {
         let length = content_length
             .and_then(|length| std::str::from_utf8(length).ok())
-            .and_then(|length| length.parse::<usize>().ok())
-            .unwrap_or_default();
+            .and_then(|length| length.parse::<usize>().ok());
+        let expected = length.unwrap_or_default();
         let refusal = match kv::check_content_type(content_type) {
-            Ok(()) if length > kv::MAX_SET_BODY => Some(kv::body_too_large()),
+            Ok(()) if expected > kv::MAX_SET_BODY => Some(kv::body_too_large()),
             checked => checked.err(),
         };
-        let body = if refusal.is_none() { Vec::with_capacity(length) } else { Vec::new() };
-        Upload { body, received: 0, refusal }
+        let body = if refusal.is_none() { Vec::with_capacity(expected) } else { Vec::new() };
+        Upload { body, length, received: 0, refusal }
     }
 
-    /// Takes the next piece. False if no more is wanted.
+    /// Takes the next piece. False if no more is wanted; after the last byte that was announced nothing comes, and to hear
+    /// that costs a call to the host.
     pub fn push(&mut self, piece: &[u8]) -> bool {
         self.received = self.received.saturating_add(piece.len());
         if self.refusal.is_some() {
@@ -154,7 +157,7 @@ impl Upload {
         } else {
             self.body.extend_from_slice(piece);
         }
-        true
+        self.length != Some(self.received)
     }
 
     /// The body.
@@ -315,7 +318,8 @@ mod tests {
     #[test]
     fn an_upload_is_kept_up_to_the_limit() {
         let mut upload = Upload::new(Some(b"application/json"), Some(b"5"));
-        assert!(upload.push(b"ab") && upload.push(b"cde"));
+        assert!(upload.push(b"ab"));
+        assert!(!upload.push(b"cde"), "that was all");
         assert_eq!(upload.finish(), Ok(b"abcde".to_vec()));
 
         let mut upload = Upload::new(None, None);
