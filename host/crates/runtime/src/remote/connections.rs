@@ -104,13 +104,17 @@ impl Connections {
             };
             match connection.exchange(request).await {
                 Ok(answer) => {
+                    let connections = self.clone();
                     let source = if Arc::strong_count(&unsent) == 1 {
                         Some((connection, origin))
                     } else {
-                        connection.go_on_alone();
+                        let connections = connections.clone();
+                        tokio::spawn(async move {
+                            connection.finish().await;
+                            connections.keep(origin, connection);
+                        });
                         None
                     };
-                    let connections = self.clone();
                     let reading = |body| Reading { body, ended: false, source, connections }.boxed_unsync();
                     return Ok(answer.map(reading));
                 }
@@ -149,7 +153,11 @@ impl Connections {
         None
     }
 
+    /// Keeps a connection, if the next request can be sent on it.
     fn keep(&self, origin: Origin, connection: Box<Connection>) {
+        if !connection.is_idle() {
+            return;
+        }
         let mut kept = self.kept();
         let kept = kept.entry(origin).or_default();
         if kept.len() < KEPT_PER_HOST {
@@ -202,12 +210,13 @@ impl Connection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Leaves it to a task, until what is on it now is done. Then it is closed.
-    fn go_on_alone(self) {
-        if let Some(driver) = self.driver {
-            // Who waits for something of it hears of the error.
-            tokio::spawn(async move { drop(driver.await) });
-        }
+    /// Goes on until what is on it now is done in both directions, or it is closed.
+    async fn finish(&mut self) {
+        poll_fn(|cx| {
+            self.drive(cx);
+            self.sender.poll_ready(cx).map(drop)
+        })
+        .await;
     }
 
     async fn exchange(&mut self, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
@@ -288,16 +297,14 @@ impl HttpBody for Reading {
     }
 }
 
-/// Keeps the connection, if there is nothing left on it.
+/// Gives the connection back, if the answer was read to its end.
 impl Drop for Reading {
     fn drop(&mut self) {
         if let Some((mut connection, origin)) = self.source.take()
             && (self.ended || self.body.is_end_stream())
         {
             connection.drive(&mut quiet());
-            if connection.is_idle() {
-                self.connections.keep(origin, connection);
-            }
+            self.connections.keep(origin, connection);
         }
     }
 }
@@ -419,6 +426,7 @@ mod tests {
             futures::SinkExt::send(&mut more, frame).await.expect("it goes on");
         }
         server.await.expect("it hears the end");
+        drop(more);
         assert_eq!(text(Ok(answer)).await, "ok");
     }
 
