@@ -17,10 +17,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -29,7 +31,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::task::unconstrained;
 use tower_service::Service;
 
-use crate::body::{Body, BodyError};
+use crate::body::{self, Body, BodyError};
 
 /// How long a connection may take to be made. One for all: connections are shared, so a guest can't choose.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -102,6 +104,10 @@ impl Connections {
                 // Apart, as it is seldom, and large.
                 None => (Box::pin(self.connect(uri.clone())).await.map_err(Failure::NotConnected)?, true),
             };
+            // Not before: without a connection the request stays as it was.
+            if is_body_in_doubt(&request) {
+                request = settle_body(request).await;
+            }
             match connection.exchange(request).await {
                 Ok(answer) => {
                     let connections = self.clone();
@@ -178,6 +184,35 @@ impl Origin {
 
 fn path(uri: &Uri) -> Uri {
     uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()
+}
+
+/// Whether hyper would throw a body away, if there is one: with these methods it sends none that isn't announced.
+fn is_body_in_doubt(request: &Request<Body>) -> bool {
+    let announced = || [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| request.headers().contains_key(name));
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && request.body().size_hint().exact().is_none()
+        && !request.body().is_end_stream()
+        && !announced()
+}
+
+/// Waits until it is known whether there is a body, and announces it.
+async fn settle_body(request: Request<Body>) -> Request<Body> {
+    let (mut head, mut body) = request.into_parts();
+    let first = loop {
+        match body.frame().await {
+            // Guests write nothing, too.
+            Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+            first => break first,
+        }
+    };
+    let body = match first {
+        None => body::empty(),
+        Some(first) => {
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            StreamBody::new(stream::iter([first]).chain(BodyStream::new(body))).boxed_unsync()
+        }
+    };
+    Request::from_parts(head, body)
 }
 
 impl Kept {
@@ -321,7 +356,6 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::body;
 
     /// Answers each connection's requests with these texts in turn and then closes it. Tells of each connection.
     async fn server(answers: Vec<&'static str>) -> (String, mpsc::UnboundedReceiver<()>) {
@@ -418,7 +452,7 @@ mod tests {
             }
         });
         let (mut more, pieces) = futures::channel::mpsc::channel(1);
-        let body = http_body_util::StreamBody::new(pieces).boxed_unsync();
+        let body = StreamBody::new(pieces).boxed_unsync();
         let request = Request::post(&url).header("content-length", 7).body(body).expect("a request");
         let Ok(answer) = Connections::new().send(request).await else { panic!("there is an answer") };
         for piece in ["the ", "end"] {
@@ -428,6 +462,35 @@ mod tests {
         server.await.expect("it hears the end");
         drop(more);
         assert_eq!(text(Ok(answer)).await, "ok");
+    }
+
+    /// hyper sends a body with `GET` only if its head says so.
+    #[tokio::test]
+    async fn a_body_that_was_not_announced_is_sent_with_any_method() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut requests = String::new();
+            for end in ["\r\n\r\n", "5\r\nwords\r\n0\r\n\r\n"] {
+                while !requests.ends_with(end) {
+                    requests.push(stream.read_u8().await.expect("the client sends").into());
+                }
+                stream.write_all(TWO.as_bytes()).await.expect("the client reads");
+            }
+            requests
+        });
+        let connections = Connections::new();
+        for pieces in [vec![""], vec!["", "words"]] {
+            let frames = pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from(piece))));
+            let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+            assert_eq!(text(connections.send(Request::get(&url).body(body).expect("a request")).await).await, "ok");
+        }
+        let requests = server.await.expect("both came");
+        assert_eq!(
+            requests,
+            "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwords\r\n0\r\n\r\n"
+        );
     }
 
     #[tokio::test]
