@@ -183,8 +183,12 @@ fn readdress(uri: &mut Uri, authority: &str) {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Authority::try_from(authority).ok();
-    parts.path_and_query = Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    parts.path_and_query = Some(path_and_query(uri));
     *uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
+fn path_and_query(uri: &Uri) -> PathAndQuery {
+    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
 
 fn prepare(headers: &mut HeaderMap, authority: Option<&Authority>, hop: Hop) {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
@@ -32,6 +32,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::task::unconstrained;
 use tower_service::Service;
 
+use super::path_and_query;
 use crate::body::{self, Body, BodyError};
 
 /// How long a connection may take to be made. One for all: connections are shared, so a guest can't choose.
@@ -93,7 +94,7 @@ impl Connections {
     pub(crate) async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
         let uri = std::mem::take(request.uri_mut());
         let Some(origin) = Origin::of(&uri) else { return Err(Failure::NotConnected("the URI names no host".into())) };
-        *request.uri_mut() = path(&uri);
+        *request.uri_mut() = path_and_query(&uri).into();
         *request.version_mut() = Version::HTTP_11;
         let unsent = Arc::new(());
         let mut request = request.map(|body| {
@@ -185,10 +186,6 @@ impl Origin {
     }
 }
 
-fn path(uri: &Uri) -> Uri {
-    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()
-}
-
 /// Whether hyper would throw a body away, if there is one: with these methods it sends none that isn't announced.
 fn is_body_in_doubt(request: &Request<Body>) -> bool {
     let announced = || [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| request.headers().contains_key(name));
@@ -203,7 +200,8 @@ fn is_body_in_doubt(request: &Request<Body>) -> bool {
 fn settle_body(request: Request<Body>) -> (Request<Body>, Option<Body>) {
     let (mut head, mut body) = request.into_parts();
     let first = loop {
-        match body.frame().now_or_never() {
+        // Not to be put off by a spent budget: what is there would be lost.
+        match unconstrained(body.frame()).now_or_never() {
             // Guests write nothing, too.
             Some(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
             first => break first,
