@@ -9,7 +9,6 @@ use std::error::Error;
 use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use http_body_util::BodyExt;
 use registry::{Address, Member, Registry};
 use wasmtime_wasi_http::RequestOptions;
 
-use self::connections::{Connections, Failure};
+use self::connections::{Connections, Failure, Progress};
 use crate::body::{Body, BodyError, End, Ending, Lent, Watched};
 use crate::dispatch::Hop;
 
@@ -129,21 +128,16 @@ impl Client {
         first_byte: Duration,
         deadline: Option<Instant>,
     ) -> Result<Response<Body>, Unsent> {
-        let begun = Instant::now();
-        let progress = Arc::new(AtomicU64::new(0));
-        let watching = progress.clone();
-        let request = request.map(|body| {
-            if body.is_end_stream() { body } else { Progress { body, begun, last: watching }.boxed_unsync() }
-        });
-        let mut sending = pin!(self.connections.send(request));
+        let progress = Arc::new(Progress::new());
+        let mut sending = pin!(self.connections.send(request, &progress));
         let answer = loop {
-            let last = begun + Duration::from_millis(progress.load(Relaxed));
+            let last = progress.last();
             let wake = deadline.map_or(last + first_byte, |deadline| deadline.min(last + first_byte));
             tokio::select! {
                 biased;
                 answer = &mut sending => break answer.map_err(Unsent::Failed)?,
                 () = tokio::time::sleep_until(wake.into()) => {
-                    let stalled = begun + Duration::from_millis(progress.load(Relaxed)) == last;
+                    let stalled = progress.last() == last;
                     if stalled || deadline.is_some_and(|deadline| deadline <= wake) {
                         return Err(Unsent::TimedOut);
                     }
@@ -237,34 +231,6 @@ fn connect_error(error: &(dyn Error + 'static)) -> BodyError {
         cause = error.source();
     }
     BodyError::DestinationUnavailable
-}
-
-/// Notes when the last piece of a request's body was taken.
-struct Progress {
-    body: Body,
-    begun: Instant,
-    /// Milliseconds after `begun`.
-    last: Arc<AtomicU64>,
-}
-
-impl HttpBody for Progress {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(elapsed.max(1), Relaxed);
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// Fails when nothing comes for [`BODY_IDLE`].

@@ -12,8 +12,9 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -87,19 +88,21 @@ impl Connections {
         Self(Arc::new(Inner { connector, kept: Mutex::default() }))
     }
 
-    /// Sends a request to where its URI says, and returns the answer as soon as its head is there.
+    /// Sends a request to where its URI says, and returns the answer as soon as its head is there. How its body fares is
+    /// noted in `progress`, which is for this request alone.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub(crate) async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<Body>,
+        progress: &Arc<Progress>,
+    ) -> Result<Response<Body>, Failure> {
         let uri = std::mem::take(request.uri_mut());
         let Some(origin) = Origin::of(&uri) else { return Err(Failure::NotConnected("the URI names no host".into())) };
         *request.uri_mut() = path_and_query(&uri).into();
         *request.version_mut() = Version::HTTP_11;
-        let unsent = Arc::new(());
-        let mut request = request.map(|body| {
-            if body.is_end_stream() { body } else { Sending { body, _unsent: unsent.clone() }.boxed_unsync() }
-        });
+        let mut request = request.map(|body| if body.is_end_stream() { body } else { Sending::wrap(body, progress) });
         let mut held = None;
         loop {
             let (mut connection, is_new) = match self.take(&origin) {
@@ -114,7 +117,7 @@ impl Connections {
             match connection.exchange(request).await {
                 Ok(answer) => {
                     let connections = self.clone();
-                    let source = if held.is_some() || Arc::strong_count(&unsent) == 1 {
+                    let source = if held.is_some() || !progress.is_sending.load(Relaxed) {
                         Some((connection, origin))
                     } else {
                         let connections = connections.clone();
@@ -269,10 +272,36 @@ impl Connection {
     }
 }
 
-/// The body of a request. Dropped when all of it was sent, or no more is wanted.
+/// How the body of one request fares.
+pub(crate) struct Progress {
+    begun: Instant,
+    /// Milliseconds after `begun` when the last piece was taken.
+    last: AtomicU64,
+    is_sending: AtomicBool,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self { begun: Instant::now(), last: AtomicU64::new(0), is_sending: AtomicBool::new(false) }
+    }
+
+    /// When the last piece was taken; at first, when the request began.
+    pub(crate) fn last(&self) -> Instant {
+        self.begun + Duration::from_millis(self.last.load(Relaxed))
+    }
+}
+
+/// The body of a request, that tells its progress. Dropped when all of it was sent, or no more is wanted.
 struct Sending {
     body: Body,
-    _unsent: Arc<()>,
+    progress: Arc<Progress>,
+}
+
+impl Sending {
+    fn wrap(body: Body, progress: &Arc<Progress>) -> Body {
+        progress.is_sending.store(true, Relaxed);
+        Self { body, progress: progress.clone() }.boxed_unsync()
+    }
 }
 
 impl HttpBody for Sending {
@@ -280,7 +309,10 @@ impl HttpBody for Sending {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let elapsed = u64::try_from(self.progress.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.last.store(elapsed.max(1), Relaxed);
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -289,6 +321,12 @@ impl HttpBody for Sending {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.progress.is_sending.store(false, Relaxed);
     }
 }
 
@@ -395,7 +433,11 @@ mod tests {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
 
     async fn ask(connections: &Connections, url: &str) -> Result<Response<Body>, Failure> {
-        connections.send(Request::get(url).body(body::empty()).expect("a request")).await
+        send(connections, Request::get(url).body(body::empty()).expect("a request")).await
+    }
+
+    async fn send(connections: &Connections, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        connections.send(request, &Arc::new(Progress::new())).await
     }
 
     async fn text(answer: Result<Response<Body>, Failure>) -> Bytes {
@@ -459,7 +501,7 @@ mod tests {
         let (mut more, pieces) = futures::channel::mpsc::channel(1);
         let body = StreamBody::new(pieces).boxed_unsync();
         let request = Request::post(&url).header("content-length", 7).body(body).expect("a request");
-        let Ok(answer) = Connections::new().send(request).await else { panic!("there is an answer") };
+        let Ok(answer) = send(&Connections::new(), request).await else { panic!("there is an answer") };
         for piece in ["the ", "end"] {
             let frame = Ok(Frame::data(Bytes::from(piece)));
             futures::SinkExt::send(&mut more, frame).await.expect("it goes on");
@@ -490,7 +532,7 @@ mod tests {
             let frames = stream::iter(pieces).map(|piece| Ok(Frame::data(Bytes::from(piece))));
             let rest = if ends { stream::empty().left_stream() } else { stream::pending().right_stream() };
             let body = StreamBody::new(frames.chain(rest)).boxed_unsync();
-            assert_eq!(text(connections.send(Request::get(&url).body(body).expect("a request")).await).await, "ok");
+            assert_eq!(text(send(&connections, Request::get(&url).body(body).expect("a request")).await).await, "ok");
         }
         server.await.expect("that is what came");
     }
