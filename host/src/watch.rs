@@ -177,6 +177,7 @@ impl Watched {
 
     /// Swaps the component for what is in its file, if that is something new.
     async fn swap(&mut self, swapper: &Swapper) {
+        self.again = None;
         let component = self.name.as_str();
         let path = self.path.clone();
         let read = blocking(move || {
@@ -196,7 +197,6 @@ impl Watched {
             return;
         }
         let before = std::mem::replace(&mut self.known, identity);
-        self.again = None;
         let options = SwapOptions { by: PublishedBy::File, rehearse: None, promote: None };
         match swapper.swap(component, code, options).await {
             // What became of it is in the log already; and a host that is stopping swaps nothing.
@@ -387,6 +387,15 @@ mod tests {
         // The newest event wins, also with bytes that were there before.
         host.write("echo.wasm", component("echo"));
         assert_eq!(host.settle().await.0.digest, digest("echo"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_is_not_tried_again() {
+        let mut host = Host::start();
+        std::fs::remove_file(host.folder.path().join("echo.wasm")).expect("our own file");
+        host.watch.components[0].again = Some(1);
+        host.watch.look(&host.swapper).await;
+        assert_eq!(host.watch.components[0].again, None);
     }
 
     #[tokio::test]

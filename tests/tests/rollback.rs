@@ -76,6 +76,30 @@ fn a_revision_that_only_passes_its_health_check_is_taken_back() {
     only_failures_of(&load.stop(), 1);
     assert_eq!(answering(&host), 0);
     expect_marks(&host, &bad);
+
+    // Who goes back from here doesn't mean the one that failed, unless he says so.
+    roll_back(&host, "").problem(409, "no_previous_revision");
+    assert_eq!(answering(&host), 0);
+    let named = roll_back(&host, &json!({ "to": digest(&errs) }).to_string()).expect(200).json();
+    assert_eq!((&named["digest"], host.get("/").status), (&json!(digest(&errs)), 500), "{named}");
+    host.ask(&["rollback", "guest"]).expect(0, &[]);
+    assert_eq!(answering(&host), 0);
+}
+
+/// It is found out when the deadlines have passed of what it was asked in the time that it is watched for.
+#[test]
+fn a_revision_that_never_answers_is_taken_back() {
+    let host = Host::with_stamped("watch-for = \"100ms\"\nrequest-timeout = \"1s\"\n").start();
+    let stalls = unwell("stamped", "stalls", 1);
+    let load = Load::on_guest(&host, 8, Duration::from_millis(1));
+    load.wait_for_answers(100);
+    host.swap("guest", stalls.clone()).expect(200);
+    let bad = wait_for_rollback(&host, &digest(&stalls));
+    assert!(bad["outcome"].as_str().is_some_and(|outcome| outcome.starts_with("rolled back: ")), "{bad}");
+    load.wait_for_answers(100);
+    let tally = load.stop();
+    assert!(tally.failed.kept.iter().all(|fault| fault.status == Some(504)), "{tally}");
+    assert_eq!(answering(&host), 0);
 }
 
 /// A rollback from this revision to number 0 has left its mark in metrics, log and listings.
@@ -156,6 +180,26 @@ fn by_hand_to_any_of_the_last_five() {
     let kept =
         kept.filter(|file| file.as_ref().is_ok_and(|file| file.path().extension().is_some_and(|end| end == "wasm")));
     assert_eq!(kept.count(), 5);
+}
+
+/// A publication that fails after it was recorded.
+#[test]
+fn what_is_kept_stays_if_nothing_is_published() {
+    let host = Host::with_stamped("watch-for = \"0s\"\n").file("other.wasm", stamped("stamped", 9)).start();
+    for number in 1..=4 {
+        host.swap("guest", stamped("stamped", number)).expect(200);
+    }
+    let taken = json!({ "namespace": "guest", "name": "taken", "address": "http://127.0.0.1:9" });
+    host.internal().post("/register", &taken).expect(201);
+    let manifest = "[components.guest]\nsource = \"other.wasm\"\nroute = \"/\"\ninstances = [\"taken\"]\n";
+    std::fs::write(host.directory().join("new.toml"), manifest).expect("a writable folder");
+    std::fs::rename(host.directory().join("new.toml"), host.directory().join("hostler.toml")).expect("our own files");
+    host.log().wait_for("the manifest was changed and can't be served");
+    let listed = host.revisions("guest");
+    let digests: Vec<_> = listed.iter().map(|revision| revision["digest"].as_str().expect("a digest")).collect();
+    assert_eq!(digests, [4, 3, 2, 1, 0].map(number), "{listed:?}");
+    roll_back(&host, &json!({ "to": number(0) }).to_string()).expect(200);
+    assert_eq!(answering(&host), 0);
 }
 
 #[test]

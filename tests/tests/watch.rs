@@ -224,6 +224,11 @@ fn components_come_and_go() {
     });
     eventually("no such component", || (host.swap("other", stamped("stamped", 1)).status == 404).then_some(()));
     load.stop().expect_flawless();
+    // What it was is remembered when it comes again.
+    replace(&host, "other.wasm", stamped("stamped", 6));
+    rewrite(&host, &format!("{GUEST}{other}"));
+    eventually("the newer one", || (host.get("/other").expect(200).header("x-revision") == "000006").then_some(()));
+    eventually("both in its listing", || (host.revisions("other").len() == 2).then_some(()));
 }
 
 #[test]

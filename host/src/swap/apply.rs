@@ -1,11 +1,10 @@
 //! A changed manifest: all that it changes is prepared, and published in one step, or nothing is.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::history::{History, SourceIdentity};
-use super::slot::Slot;
+use super::slot::{Past, Slot};
 use super::{Item, PublishedBy, SwapError, Swapped, Swapper, blocking, swapped};
 use crate::manifest::{Component, Source, SwapPolicy};
 
@@ -119,7 +118,8 @@ impl Swapper {
         let rejected = |reason| SwapError::Rejected { reason };
         let revision = prepared.map_err(|reason| of_component(name, rejected(reason)))?;
         let (policy, source) = (component.swap.clone(), component.source.clone());
-        let slot = Slot::new(revision.clone(), VecDeque::new(), policy, source, identity, history);
+        let past = Past::recorded(&history, &component.spec).collect();
+        let slot = Slot::new(revision.clone(), past, policy, source, identity, history);
         Ok(Item { slot, revision, size: component.code.bytes().len() as u64, code: Some(component.code.clone()) })
     }
 }

@@ -1,7 +1,8 @@
 //! Probation: whether a revision that was just published is worse than the one before. Pure: time and counts come in.
 //!
 //! It is judged by the share of its calls that fail, over two windows: all since it was published, so that it is found
-//! out also with few requests, and the last [`RECENT`], so that it is found out soon when it begins to fail late.
+//! out also with few requests, and the last [`RECENT`], so that it is found out soon when it begins to fail late. A call
+//! that hangs has failed only when its deadline has passed; so the calls that began in time are waited for.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -68,7 +69,7 @@ pub(crate) struct Probation {
 pub(crate) enum Verdict {
     /// Nothing yet.
     Open,
-    /// It was not worse for the whole time.
+    /// It was not worse for the whole time, and answered what was asked of it then.
     Passed,
     /// It is worse. The text says by which counts.
     Failed(String),
@@ -87,8 +88,9 @@ impl Probation {
         }
     }
 
-    /// Looks at what the revision has counted until now.
-    pub(crate) fn observe(&mut self, now: Instant, outcomes: Outcomes) -> Verdict {
+    /// Looks at what the revision has counted until now. `owes` tells whether calls that began before a time are not among
+    /// that, as they have no answer yet.
+    pub(crate) fn observe(&mut self, now: Instant, outcomes: Outcomes, owes: impl FnOnce(Instant) -> bool) -> Verdict {
         self.recent.sample(now, outcomes);
         let elapsed = now.saturating_duration_since(self.published);
         for (window, length) in [(&self.whole, elapsed), (&self.recent, elapsed.min(RECENT))] {
@@ -101,7 +103,8 @@ impl Probation {
                 ));
             }
         }
-        if elapsed >= self.lasts { Verdict::Passed } else { Verdict::Open }
+        let over = elapsed >= self.lasts && !owes(self.published + self.lasts);
+        if over { Verdict::Passed } else { Verdict::Open }
     }
 }
 
@@ -119,6 +122,10 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
+    fn observe(probation: &mut Probation, now: Instant, outcomes: Outcomes) -> Verdict {
+        probation.observe(now, outcomes, |_| false)
+    }
+
     /// Ten seconds, 5 %, after a revision that never failed, and one that had counted already.
     fn probation(now: Instant) -> Probation {
         Probation::new(0.05, ms(10_000), 0.0, now, outcomes(7, 7))
@@ -129,9 +136,9 @@ mod tests {
         let start = Instant::now();
         let mut probation = probation(start);
         for tick in 0..100 {
-            assert_eq!(probation.observe(start + ms(tick * 100), outcomes(7 + tick * 50, 7)), Verdict::Open);
+            assert_eq!(observe(&mut probation, start + ms(tick * 100), outcomes(7 + tick * 50, 7)), Verdict::Open);
         }
-        assert_eq!(probation.observe(start + ms(10_000), outcomes(5000, 7)), Verdict::Passed);
+        assert_eq!(observe(&mut probation, start + ms(10_000), outcomes(5000, 7)), Verdict::Passed);
     }
 
     #[test]
@@ -139,11 +146,12 @@ mod tests {
         let start = Instant::now();
         let mut probation = probation(start);
         for tick in 1..=80 {
-            assert_eq!(probation.observe(start + ms(tick * 100), outcomes(7 + tick * 100, 7)), Verdict::Open);
+            assert_eq!(observe(&mut probation, start + ms(tick * 100), outcomes(7 + tick * 100, 7)), Verdict::Open);
         }
         // One in ten fails from now on: 1 % of all, but more than 5 % of those of two seconds.
-        let verdicts = (81..=100)
-            .map(|tick| probation.observe(start + ms(tick * 100), outcomes(7 + tick * 100, 7 + (tick - 80) * 10)));
+        let verdicts = (81..=100).map(|tick| {
+            observe(&mut probation, start + ms(tick * 100), outcomes(7 + tick * 100, 7 + (tick - 80) * 10))
+        });
         let verdicts: Vec<_> = verdicts.collect();
         assert!(verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed(_))), "{verdicts:?}");
     }
@@ -152,19 +160,30 @@ mod tests {
     fn few_requests_are_enough() {
         let start = Instant::now();
         let mut probation = probation(start);
-        assert_eq!(probation.observe(start + ms(3000), outcomes(9, 9)), Verdict::Open, "two say nothing");
-        let Verdict::Failed(reason) = probation.observe(start + ms(6000), outcomes(10, 10)) else {
+        assert_eq!(observe(&mut probation, start + ms(3000), outcomes(9, 9)), Verdict::Open, "two say nothing");
+        let Verdict::Failed(reason) = observe(&mut probation, start + ms(6000), outcomes(10, 10)) else {
             panic!("it is worse")
         };
         assert_eq!(reason, "3 of 3 requests failed within 6.0 s, more than 5.000 %");
     }
 
     #[test]
+    fn what_hangs_is_waited_for() {
+        let start = Instant::now();
+        let mut probation = probation(start);
+        let end = start + ms(10_000);
+        assert_eq!(probation.observe(end, outcomes(7, 7), |before| before == end), Verdict::Open);
+        let later = start + ms(30_000);
+        assert!(matches!(probation.observe(later, outcomes(10, 10), |_| true), Verdict::Failed(_)));
+        assert_eq!(probation.observe(later, outcomes(8, 7), |_| false), Verdict::Passed);
+    }
+
+    #[test]
     fn what_was_as_bad_before_is_no_reason() {
         let start = Instant::now();
         let mut probation = Probation::new(0.05, ms(10_000), 0.5, start, Outcomes::default());
-        assert_eq!(probation.observe(start + ms(100), outcomes(100, 50)), Verdict::Open);
-        assert!(matches!(probation.observe(start + ms(200), outcomes(200, 120)), Verdict::Failed(_)));
+        assert_eq!(observe(&mut probation, start + ms(100), outcomes(100, 50)), Verdict::Open);
+        assert!(matches!(observe(&mut probation, start + ms(200), outcomes(200, 120)), Verdict::Failed(_)));
     }
 
     proptest! {

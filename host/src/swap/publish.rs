@@ -12,7 +12,7 @@ use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
 use super::counts::Ending;
-use super::history::{Before, Publication, SourceIdentity};
+use super::history::{Before, HistoryError, Publication, SourceIdentity};
 use super::probation::{Probation, Verdict, failure_rate};
 use super::slot::{Past, Slot, State};
 use super::{Item, PublishedBy, SwapError, Swapper, blocking};
@@ -101,6 +101,9 @@ impl Swapper {
         for item in items {
             self.published(item, by);
         }
+        for (item, _) in records {
+            prune(&item.slot).await;
+        }
         for slot in removed {
             self.slots().remove(&slot.name);
             let mut state = slot.state();
@@ -185,7 +188,8 @@ impl Swapper {
                 if state.active.number != number {
                     return;
                 }
-                probation.observe(Instant::now(), state.active.revision.outcomes())
+                let active = &state.active.revision;
+                probation.observe(Instant::now(), active.outcomes(), |time| active.owes_since_before(time))
             };
             match verdict {
                 Verdict::Open => {}
@@ -234,9 +238,23 @@ impl Swapper {
         let outcome = format!("rolled back: {reason}");
         slot.state().set_outcome(&failed, &outcome);
         self.0.failures.record_swap(&slot.name, &outcome);
-        if let Err(error) = record(&item, by, Some(outcome)).await {
-            tracing::error!(component = slot.name, "the rollback could not be recorded: {error}");
+        let mut told = false;
+        let mut publishing = Some(publishing);
+        while let Err(error) = record(&item, by, Some(outcome.clone())).await {
+            if !std::mem::replace(&mut told, true) {
+                tracing::error!(
+                    component = slot.name,
+                    "the rollback could not be recorded, so a restart would serve {digest} again; trying on: {error}"
+                );
+            }
+            drop(publishing.take());
+            sleep(AGAIN).await;
+            publishing = Some(self.0.publishing.lock().await);
+            if slot.state().active.number != number + 1 {
+                return Ok(());
+            }
         }
+        prune(slot).await;
         Ok(())
     }
 
@@ -267,8 +285,14 @@ impl Swapper {
     }
 }
 
+/// What was written down before, for [`undo`].
+struct Recorded {
+    before: Before,
+    identity: SourceIdentity,
+}
+
 /// Writes down that a revision is active from now on, after its bytes. `ended` is what there is to tell of the one before.
-async fn record(item: &Item, by: PublishedBy, ended: Option<String>) -> Result<Before, SwapError> {
+async fn record(item: &Item, by: PublishedBy, ended: Option<String>) -> Result<Recorded, SwapError> {
     let (slot, code) = (item.slot.clone(), item.code.clone());
     let publication = Publication::new(item.revision.digest(), item.size, by);
     blocking(move || {
@@ -291,23 +315,32 @@ async fn record(item: &Item, by: PublishedBy, ended: Option<String>) -> Result<B
         if let Some(code) = code {
             history.keep(&code)?;
         }
-        let recorded = history.commit(publication, ended, now.clone());
-        // Of what could not be recorded, too.
-        if let Err(error) = history.prune() {
-            tracing::warn!(component = slot.name, "old revisions could not be deleted: {error}");
+        let committed = history.commit(publication, ended, now.clone());
+        if let Err(HistoryError::Full { .. }) = committed {
+            // The room is needed. What is on disk is what it was.
+            let _ = history.prune();
         }
+        let before = committed?;
         drop(history);
-        let before = recorded?;
-        slot.state().identity = now;
-        Ok(before)
+        let identity = std::mem::replace(&mut slot.state().identity, now);
+        Ok(Recorded { before, identity })
     })
     .await
 }
 
+/// Deletes bytes that can't be gone back to any more. Not before what replaces them is served: until then it may be undone.
+async fn prune(slot: &Arc<Slot>) {
+    let pruned = slot.clone();
+    if let Err(error) = blocking(move || pruned.history().prune()).await {
+        tracing::warn!(component = slot.name, "old revisions could not be deleted: {error}");
+    }
+}
+
 /// Writes down that what was active before still is.
-async fn undo(records: Vec<(&Item, Before)>) {
-    for (item, before) in records {
+async fn undo(records: Vec<(&Item, Recorded)>) {
+    for (item, Recorded { before, identity }) in records {
         let slot = item.slot.clone();
+        slot.state().identity = identity;
         if let Err(error) = blocking(move || slot.history().undo(before)).await {
             let component = item.slot.name.as_str();
             tracing::error!(component, "the record on disk names a revision that isn't served: {error}");

@@ -83,6 +83,11 @@ impl Past {
         Self { publication: Publication::new(revision.digest(), size, by), spec: revision.spec().clone() }
     }
 
+    /// What is on disk of earlier ones, newest first. Of their configuration nothing is: they get this one.
+    pub(super) fn recorded<'a>(history: &'a History, spec: &'a ComponentSpec) -> impl Iterator<Item = Self> + 'a {
+        history.publications().iter().map(|publication| Self { publication: publication.clone(), spec: spec.clone() })
+    }
+
     pub(super) fn digest(&self) -> Digest {
         self.publication.digest
     }
@@ -190,9 +195,9 @@ impl State {
         self.draining.iter().filter(|draining| draining.goes_on()).count()
     }
 
-    /// The newest one that is not the active one.
+    /// The newest one that is not the active one and was not taken back because it failed.
     pub(super) fn previous(&self) -> Option<&Past> {
-        self.past.iter().find(|past| !past.is_revision(&self.active.revision))
+        self.past.iter().find(|past| !past.is_revision(&self.active.revision) && past.publication.outcome.is_none())
     }
 
     /// The newest one whose digest begins so; none if that isn't one digest.

@@ -105,8 +105,7 @@ impl Beginning {
                 past.push_back(published);
             }
         }
-        let kept = self.history.publications().iter();
-        past.extend(kept.map(|publication| Past { publication: publication.clone(), spec: spec.clone() }));
+        past.extend(Past::recorded(&self.history, &spec));
         Ok(Slot::new(revision, past, swap, source, self.identity, self.history))
     }
 }

@@ -88,7 +88,9 @@ pub(crate) enum SwapError {
         kept: Vec<String>,
     },
     /// There is nothing to go back to.
-    #[error("\"{name}\" has no revision before the active one")]
+    #[error(
+        "\"{name}\" has no revision before the active one, or only such as were rolled back; name one by its digest"
+    )]
     NoPreviousRevision {
         /// The component.
         name: String,

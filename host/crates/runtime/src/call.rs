@@ -3,6 +3,7 @@
 //! It is known to its caller, who may give up at any time, and to the guest that serves it, which may fail at any time.
 //! Both sides see the same [`Call`]; it lives as long as the longer of the two.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -13,6 +14,9 @@ use crate::guest::Guest;
 
 /// What both sides of a call know of it.
 pub(crate) struct Call {
+    begun: Instant,
+    /// Whether its caller has the head of its answer.
+    answered: AtomicBool,
     /// The request's `x-request-id`.
     request_id: Option<HeaderValue>,
     /// How many components the request has passed through to come here.
@@ -58,9 +62,24 @@ impl Failure {
 }
 
 impl Call {
-    pub(crate) fn new(request_id: Option<HeaderValue>, depth: u8, trace: Option<TraceContext>) -> Arc<Self> {
-        let (guest, taken, failure) = Default::default();
-        Arc::new(Self { request_id, depth, trace, guest, taken, failure })
+    pub(crate) fn new(
+        begun: Instant,
+        request_id: Option<HeaderValue>,
+        depth: u8,
+        trace: Option<TraceContext>,
+    ) -> Arc<Self> {
+        let (answered, guest, taken, failure) = Default::default();
+        Arc::new(Self { begun, answered, request_id, depth, trace, guest, taken, failure })
+    }
+
+    /// Its caller has the head of its answer.
+    pub(crate) fn answered(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether it began before `time` and has no answer yet.
+    pub(crate) fn is_owed_since_before(&self, time: Instant) -> bool {
+        self.begun < time && !self.answered.load(Relaxed)
     }
 
     /// The request's id, for the log.

@@ -48,6 +48,8 @@ pub(crate) struct Guest {
     cut: AtomicBool,
     /// Whether it is in the pool's list of guests with room. Written under the pool's lock.
     pub(crate) parked: AtomicBool,
+    /// Whether it was taken off that list for a request and has not come for one since. Written under the pool's lock.
+    pub(crate) summoned: AtomicBool,
     serving: Mutex<Serving>,
     /// What its task does; none before and after. Locked while it runs.
     life: Mutex<Option<Life>>,
@@ -111,6 +113,7 @@ impl Guest {
             condemned: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            summoned: AtomicBool::new(false),
             serving: Mutex::new(serving),
             life: Mutex::new(None),
         })
@@ -244,6 +247,11 @@ impl Guest {
         let serving = self.serving();
         let mut traces = serving.calls.iter().filter_map(|call| call.trace);
         traces.find(|known| known.trace == said.trace).map(|known| TraceContext { sampled: known.sampled, ..said })
+    }
+
+    /// Whether a request that began before `time` has no answer yet.
+    pub(crate) fn owes_since_before(&self, time: Instant) -> bool {
+        self.serving().calls.iter().any(|call| call.is_owed_since_before(time))
     }
 
     /// Whether it had work to do, for whomever, when it last came to rest.
@@ -470,10 +478,6 @@ fn rest(guest: &Arc<Guest>, pool: &Arc<Pool>, progress: &Progress) -> Rest {
         };
     }
     pool.unpark(guest);
-    if !progress.ready.load(Relaxed) {
-        // It may have been woken for a request that it can't take now.
-        pool.summon_another();
-    }
     Rest::Wait
 }
 

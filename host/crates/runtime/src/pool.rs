@@ -39,6 +39,15 @@ pub(crate) struct Job {
     waits: bool,
 }
 
+impl Job {
+    /// Gives it back to its caller: no guest could be started for it, of which there is room for no more if `no_room`.
+    fn refuse(self, no_room: bool) {
+        let not_started = NotStarted { request: Mutex::new(Some(Box::new(self.request))), no_room };
+        // The caller may be gone; then so is the request.
+        let _ = self.reply.send(Err(wasmtime::Error::new(not_started)));
+    }
+}
+
 /// The guests of one instance on one worker.
 pub(crate) struct Pool {
     template: Template,
@@ -188,7 +197,8 @@ impl Pool {
     ) -> Result<Response<Body>, CallError> {
         let method = request.method().clone();
         let tracer = self.template.worker.tracer();
-        let call = Call::new(guest::request_id(&request), hop.depth, steps::to_guest(tracer, &mut request, hop));
+        let begun = Instant::now();
+        let call = Call::new(begun, guest::request_id(&request), hop.depth, steps::to_guest(tracer, &mut request, hop));
         let mut steps = Steps::begin(tracer, &self.template, &call, hop);
         let (reply, answer) = oneshot::channel();
         let guest = match self.submit(Job { request, reply, call: call.clone(), stage, waits: false }) {
@@ -205,7 +215,7 @@ impl Pool {
             None => {}
         }
 
-        let shed_at = (Instant::now() + self.template.limits().queue_timeout).min(deadline);
+        let shed_at = (begun + self.template.limits().queue_timeout).min(deadline);
         let mut answer = pin!(answer);
         let mut timer = pin!(tokio::time::sleep_until(shed_at.into()));
         let answer = loop {
@@ -236,8 +246,11 @@ impl Pool {
                 if response.status().is_server_error() {
                     self.count_failure();
                 }
-                if let Some(guest) = caller.call.as_ref().and_then(|call| call.guest()) {
-                    self.in_one_go.store(!guest.is_busy(), Relaxed);
+                if let Some(call) = &caller.call {
+                    call.answered();
+                    if let Some(guest) = call.guest() {
+                        self.in_one_go.store(!guest.is_busy(), Relaxed);
+                    }
                 }
                 caller.steps.answered(response.status());
                 Ok(response.map(|body| Watched::wrap(body, length, caller.into_reader())))
@@ -293,11 +306,29 @@ impl Pool {
         }
     }
 
-    /// Throws away all guests, and the requests on them. Returns how many requests that were.
+    /// Whether guests end when they have nothing to do.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.state().retired
+    }
+
+    /// Throws away all guests, and the requests on them and for them. Returns how many requests that were.
     pub(crate) fn cut(&self) -> usize {
-        let state = self.state();
+        let mut state = self.state();
+        let queue = std::mem::take(&mut state.queue);
+        for job in &queue {
+            // Their callers hear of it when the jobs are dropped.
+            job.call.failed(Failure::Replaced);
+            self.dequeued(job);
+        }
         let waiting: usize = state.guests.iter().map(|guest| guest.cut()).sum();
-        waiting + state.queue.len()
+        waiting + queue.len()
+    }
+
+    /// Whether a request that began before `time` has no answer yet, and no failure either.
+    pub(crate) fn owes_since_before(&self, time: Instant) -> bool {
+        let state = self.state();
+        state.queue.iter().any(|job| job.call.is_owed_since_before(time))
+            || state.guests.iter().any(|guest| guest.owes_since_before(time))
     }
 
     /// How its guests are doing.
@@ -343,7 +374,10 @@ impl Pool {
     fn find(self: &Arc<Self>, state: &mut State) -> Option<Arc<Guest>> {
         let guest = state.parked.pop();
         match &guest {
-            Some(guest) => guest.parked.store(false, Relaxed),
+            Some(guest) => {
+                guest.parked.store(false, Relaxed);
+                guest.summoned.store(true, Relaxed);
+            }
             None if state.guests.len() < self.template.limits().max_guests => {
                 state.guests.push(Guest::start(self, None));
             }
@@ -358,6 +392,7 @@ impl Pool {
         let job = state.queue.pop_front()?;
         // It may have come unasked. Until it rests again nobody knows whether it has room.
         state.unpark(guest);
+        guest.summoned.store(false, Relaxed);
         drop(state);
         self.dequeued(&job);
         Some(job)
@@ -372,6 +407,7 @@ impl Pool {
         if state.retired {
             return Next::End;
         }
+        guest.summoned.store(false, Relaxed);
         if !guest.parked.swap(true, Relaxed) {
             state.parked.push(guest.clone());
         }
@@ -385,10 +421,14 @@ impl Pool {
         }
     }
 
-    /// The guest has no room any more.
-    pub(crate) fn unpark(&self, guest: &Arc<Guest>) {
-        if guest.parked.load(Relaxed) {
-            self.state().unpark(guest);
+    /// The guest has no room, or none any more. If a request counts on it, another one is told.
+    pub(crate) fn unpark(self: &Arc<Self>, guest: &Arc<Guest>) {
+        if guest.parked.load(Relaxed) || guest.summoned.load(Relaxed) {
+            let mut state = self.state();
+            state.unpark(guest);
+            if guest.summoned.swap(false, Relaxed) && !state.queue.is_empty() {
+                self.summon(&mut state);
+            }
         }
     }
 
@@ -416,7 +456,13 @@ impl Pool {
         if no_room {
             tracing::warn!(component = self.template.component(), "no memory is left for another guest: {error}");
             if !state.guests.is_empty() {
-                // They get to the queue in time, or what waits in it is shed.
+                // They get to the queue in time, or what waits in it is shed. The request that the guest was started for waits
+                // from now on, if it may.
+                match state.queue.iter().rposition(|job| !job.waits) {
+                    Some(last) if self.template.enqueue() => state.queue[last].waits = true,
+                    Some(last) => state.queue.remove(last).into_iter().for_each(|job| job.refuse(no_room)),
+                    None => {}
+                }
                 return;
             }
         } else {
@@ -430,9 +476,7 @@ impl Pool {
         }
         if let Some(job) = state.queue.pop_front() {
             self.dequeued(&job);
-            let not_started = NotStarted { request: Mutex::new(Some(Box::new(job.request))), no_room };
-            // The caller may be gone; then so is the request.
-            let _ = job.reply.send(Err(wasmtime::Error::new(not_started)));
+            job.refuse(no_room);
         }
         if !state.queue.is_empty() {
             self.summon(&mut state);

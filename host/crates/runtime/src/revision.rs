@@ -4,8 +4,8 @@
 //! and retired: its pools serve the requests they have, guests that have none end, and when the last one has ended it is
 //! dropped and its memory is free. A request holds the pool it is served by until the last byte of its answer.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -183,6 +183,11 @@ impl Revision {
         self.pools().map(|pool| pool.outcomes()).fold(Outcomes::default(), |sum, one| sum + one)
     }
 
+    /// Whether a request that began before `time` is not among the [outcomes](Self::outcomes) yet: it has no answer so far.
+    pub fn owes_since_before(&self, time: Instant) -> bool {
+        self.pools().any(|pool| pool.owes_since_before(time))
+    }
+
     /// How its guests are doing.
     pub(crate) fn census(&self) -> Census {
         let mut sum = Census::default();
@@ -238,6 +243,34 @@ impl Revision {
     /// after `patience`. It must not be published any more. Returns how many requests were cut off.
     pub async fn retire(&self, patience: Duration) -> usize {
         let deadline = Instant::now() + patience;
+        self.let_go().await;
+        if self.drained_by(deadline).await {
+            return 0;
+        }
+        let cut = self.pools().map(|pool| pool.cut()).sum();
+        self.drained_by(Instant::now() + LAST).await;
+        cut
+    }
+
+    /// The same, of one that serves requests in place of another. They may go on for as long as the other is not retired, and
+    /// `patience` after that.
+    pub(crate) async fn retire_with(&self, other: Weak<Self>, patience: Duration) {
+        self.let_go().await;
+        // The other one is not kept while this waits.
+        while other.upgrade().is_some_and(|other| !other.is_retired()) {
+            if self.drained_by(Instant::now() + LOOK).await {
+                return;
+            }
+        }
+        self.retire(patience).await;
+    }
+
+    fn is_retired(&self) -> bool {
+        self.pools().any(|pool| pool.is_retired())
+    }
+
+    /// From now on guests end that have nothing to do.
+    async fn let_go(&self) {
         for worker in &self.workers {
             let pools: Vec<_> = self.instances.iter().map(|instance| instance.pool(worker.id()).clone()).collect();
             let this = worker.clone();
@@ -251,12 +284,6 @@ impl Revision {
             };
             worker.run(retire).await;
         }
-        if self.drained_by(deadline).await {
-            return 0;
-        }
-        let cut = self.pools().map(|pool| pool.cut()).sum();
-        self.drained_by(Instant::now() + LAST).await;
-        cut
     }
 
     async fn drained_by(&self, deadline: Instant) -> bool {

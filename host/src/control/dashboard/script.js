@@ -62,9 +62,10 @@ function revisionText(revision) {
   return `${short(revision.digest)} ${revision.state}, ${ago(revision.published_ms_ago)} by ${revision.published_by}, ${size}${outcome}`;
 }
 
-/** The revision that a rollback leads to. */
+/** The revision that a rollback leads to: the newest before that was not taken back because it failed. */
 function previous({ revisions }) {
-  return revisions.find((revision) => revision.state === "warm") ?? revisions.find((revision) => revision.state !== "active");
+  const others = revisions.filter((revision) => revision.state !== "active" && !revision.outcome);
+  return others.find((revision) => revision.state === "warm") ?? others[0];
 }
 
 const showComponents = rows(by("components"), (component) => component.name, (cells, { name }) => {

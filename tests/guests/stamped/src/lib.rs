@@ -11,6 +11,7 @@
 //! | `greedy` | `/healthz` allocates without end |
 //! | `traps` | `/healthz` traps |
 //! | `errs` | everything but `/healthz` is a 500 |
+//! | `stalls` | everything but `/healthz` waits for something that never comes |
 //! | `tires` | everything but `/healthz` is a 500 after 1,000 good answers |
 
 #![cfg(target_family = "wasm")]
@@ -38,6 +39,9 @@ impl wasip3::exports::http::handler::Guest for Stamped {
         if target == "/healthz" {
             return Ok(health().await);
         }
+        if stamp::kind() == "stalls" {
+            never().await;
+        }
         let answers = ANSWERS.with(|answers| answers.replace(answers.get().saturating_add(1)));
         let failing = match stamp::kind() {
             "errs" => true,
@@ -53,9 +57,7 @@ impl wasip3::exports::http::handler::Guest for Stamped {
 async fn health() -> Response {
     match stamp::kind() {
         "unwell" => return answer(503, "unwell".to_owned()),
-        "hangs" => loop {
-            wait_for(u64::MAX / 2).await;
-        },
+        "hangs" => never().await,
         "spins" => loop {
             std::hint::black_box(());
         },
@@ -69,6 +71,12 @@ async fn health() -> Response {
         _ => {}
     }
     answer(200, "ok".to_owned())
+}
+
+async fn never() -> ! {
+    loop {
+        wait_for(u64::MAX / 2).await;
+    }
 }
 
 fn answer(status: u16, body: String) -> Response {

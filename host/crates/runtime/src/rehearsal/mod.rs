@@ -57,7 +57,7 @@ pub struct RehearsalOptions {
     pub requests: usize,
     /// After how long the rehearsal ends with those that it has.
     pub within: Duration,
-    /// How long live requests that were sampled may go on after that.
+    /// How long live requests that were sampled may go on after their revision was replaced.
     pub drain: Duration,
 }
 
@@ -141,11 +141,12 @@ pub(crate) async fn rehearse(
     backstage: &Backstage,
     options: RehearsalOptions,
 ) -> Result<RehearsalReport, TrialError> {
-    let begun = Instant::now();
-    let live = Company(active.for_rehearsal(&Venue::Workers), options.drain);
-    let rehearsed = Company(new.for_rehearsal(&Venue::Backstage(backstage.thread().clone())), options.drain);
-    live.0.warm().await?;
-    rehearsed.0.warm().await?;
+    let (begun, drain) = (Instant::now(), options.drain);
+    let live = Company { revision: active.for_rehearsal(&Venue::Workers), serves: Some(active.clone()), drain };
+    let venue = Venue::Backstage(backstage.thread().clone());
+    let rehearsed = Company { revision: new.for_rehearsal(&venue), serves: None, drain };
+    live.revision.warm().await?;
+    rehearsed.revision.warm().await?;
 
     let spread = turns::spread(options.requests, workers.len(), options.within);
     let rehearsal = Arc::new(Rehearsal {
@@ -158,7 +159,7 @@ pub(crate) async fn rehearse(
         progress: Notify::new(),
     });
     {
-        let _sampling = Sampling::start(active, &live.0, &rehearsed.0, &rehearsal, workers);
+        let _sampling = Sampling::start(active, &live.revision, &rehearsed.revision, &rehearsal, workers);
         rehearsal.finish(options.requests).await;
     }
     Ok(rehearsal.findings().report(options.requests, begun.elapsed()))
@@ -209,14 +210,25 @@ impl Drop for Sampling {
     }
 }
 
-/// The pools of a rehearsal, on one side. Ends with it; requests that are under way may go on for that long.
-struct Company(Arc<Revision>, Duration);
+/// The pools of a rehearsal, on one side. Ends with it; requests that are under way may go on for as long as `drain`.
+struct Company {
+    revision: Arc<Revision>,
+    /// The revision whose requests these are: they may go on as if it had them itself.
+    serves: Option<Arc<Revision>>,
+    drain: Duration,
+}
 
 impl Drop for Company {
     fn drop(&mut self) {
-        let (revision, patience) = (self.0.clone(), self.1);
+        let (revision, serves, drain) = (self.revision.clone(), self.serves.take(), self.drain);
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { revision.retire(patience).await });
+            let serves = serves.map(|serves| Arc::downgrade(&serves));
+            runtime.spawn(async move {
+                match serves {
+                    Some(serves) => revision.retire_with(serves, drain).await,
+                    None => drop(revision.retire(drain).await),
+                }
+            });
         }
     }
 }

@@ -6,7 +6,7 @@
 //! the request has been sent to its end, a task goes on sending, however slowly the answer is read.
 //!
 //! One pool for each worker. What bounds it: at most [`KEPT_PER_HOST`] connections to each host are kept, for [`KEPT`]; to
-//! connect may take [`CONNECT`].
+//! connect may take [`CONNECT`]; such a task gives up when nothing of the request is taken for [`BODY_IDLE`].
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -33,7 +33,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::task::unconstrained;
 use tower_service::Service;
 
-use super::path_and_query;
+use super::{BODY_IDLE, path_and_query};
 use crate::body::{self, Body, BodyError};
 
 /// How long a connection may take to be made. One for all: connections are shared, so a guest can't choose.
@@ -121,9 +121,12 @@ impl Connections {
                         Some((connection, origin))
                     } else {
                         let connections = connections.clone();
+                        let progress = progress.clone();
                         tokio::spawn(async move {
-                            connection.finish().await;
-                            connections.keep(origin, connection);
+                            tokio::select! {
+                                () = connection.finish() => connections.keep(origin, connection),
+                                () = progress.stalls() => {}
+                            }
                         });
                         None
                     };
@@ -288,6 +291,18 @@ impl Progress {
     /// When the last piece was taken; at first, when the request began.
     pub(crate) fn last(&self) -> Instant {
         self.begun + Duration::from_millis(self.last.load(Relaxed))
+    }
+
+    /// Returns when nothing was taken for [`BODY_IDLE`], from now on.
+    async fn stalls(&self) {
+        let mut since = Instant::now();
+        loop {
+            tokio::time::sleep_until((since + BODY_IDLE).into()).await;
+            match self.last() {
+                last if last > since => since = last,
+                _ => return,
+            }
+        }
     }
 }
 
