@@ -307,3 +307,27 @@ fn what_a_guest_prints_is_logged_with_its_origin() {
         }
     }
 }
+
+/// Wasmtime ends the body of a guest that is gone as if it had been whole.
+#[test]
+fn an_answer_that_its_guest_does_not_finish_breaks_off() {
+    let broken = |host: &Host, path: &str, then: &dyn Fn()| {
+        let mut wire = host.wire();
+        wire.send(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        let head = wire.head().expect("an answer begins");
+        assert_eq!((head.status, wire.chunk().expect("a chunk").as_deref()), (200, Some(&b"chunk 0\n"[..])), "{path}");
+        then();
+        wire.body(&head).expect_err("there is no last chunk")
+    };
+    for guest in GUESTS {
+        let host = Host::with_guest(guest, "drain-timeout = \"0s\"\nwatch-for = \"0s\"\n").start();
+        assert_eq!(broken(&host, "/stream-trap?chunks=2", &|| ()), b"chunk 1\n", "{guest}");
+        // Neither is what a swap leaves behind at its drain timeout.
+        let swap = || {
+            let bytes = e2e::revision::numbered(std::fs::read(e2e::artifact::guest(guest)).expect("it is built"), 1);
+            host.swap("guest", bytes).expect(200);
+        };
+        broken(&host, "/stream?chunks=1000000&delay_ms=5", &swap);
+        host.log().wait_for("requests were cut off");
+    }
+}

@@ -52,6 +52,12 @@ pub(crate) enum End {
 pub(crate) trait Ending: Send + Unpin + 'static {
     /// This is how.
     fn ended(&mut self, end: End);
+
+    /// Whether whoever produces it has failed. Asked where the body seems to end: wasmtime gives what a guest left unfinished
+    /// the same end as what it finished.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// A body that tells an [`Ending`] what became of it.
@@ -67,11 +73,15 @@ impl<E: Ending> Watched<E> {
     /// returns it as it is.
     pub(crate) fn wrap(body: Body, length: Option<u64>, mut ending: E) -> Body {
         let left = length.or(body.size_hint().exact());
-        if left == Some(0) || body.is_end_stream() {
+        if left == Some(0) || (body.is_end_stream() && !ending.is_broken()) {
             ending.ended(End::Complete);
             return body;
         }
         Self { body, ending: Some(ending), left }.boxed_unsync()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.ending.as_ref().is_some_and(E::is_broken)
     }
 
     fn end(&mut self, end: End) {
@@ -91,9 +101,13 @@ impl<E: Ending> HttpBody for Watched<E> {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(bytes));
-                if self.left == Some(0) || self.body.is_end_stream() {
+                if self.left == Some(0) || self.is_end_stream() {
                     self.end(End::Complete);
                 }
+            }
+            None if self.is_broken() => {
+                self.end(End::Failed);
+                return Poll::Ready(Some(Err(BodyError::HttpResponseIncomplete)));
             }
             None => self.end(End::Complete),
             Some(Err(_)) => self.end(End::Failed),
@@ -102,7 +116,7 @@ impl<E: Ending> HttpBody for Watched<E> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && !self.is_broken()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -112,7 +126,7 @@ impl<E: Ending> HttpBody for Watched<E> {
 
 impl<E: Ending> Drop for Watched<E> {
     fn drop(&mut self) {
-        self.end(if self.body.is_end_stream() { End::Complete } else { End::Dropped });
+        self.end(if self.is_end_stream() { End::Complete } else { End::Dropped });
     }
 }
 
@@ -200,6 +214,37 @@ mod tests {
         assert!(told.try_recv().is_err());
         assert!(block_on(body.frame()).is_some());
         drop(body);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
+    }
+
+    /// One whose producer fails before the end.
+    struct Breaks(Tell);
+
+    impl Ending for Breaks {
+        fn ended(&mut self, end: End) {
+            self.0.ended(end);
+        }
+
+        fn is_broken(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_its_producer_left_unfinished_is_not_taken_to_be_whole() {
+        for length in [None, Some(4)] {
+            let (tell, told) = mpsc::channel();
+            let chunks = futures::stream::iter([Ok::<_, BodyError>(Frame::data(Bytes::from("abc")))]);
+            let body =
+                Watched::wrap(http_body_util::StreamBody::new(chunks).boxed_unsync(), length, Breaks(Tell(tell)));
+            let error = block_on(body.collect()).map(|_| ()).expect_err("it has no end");
+            assert!(matches!(error, BodyError::HttpResponseIncomplete), "{error}");
+            assert_eq!(told.iter().collect::<Vec<_>>(), [End::Failed]);
+        }
+        // What was announced was there.
+        let (tell, told) = mpsc::channel();
+        let body = Watched::wrap(full("abc"), Some(3), Breaks(Tell(tell)));
+        assert!(block_on(body.collect()).is_ok());
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
     }
 

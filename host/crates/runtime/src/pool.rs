@@ -623,6 +623,10 @@ struct Reader {
 }
 
 impl Ending for Reader {
+    fn is_broken(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.failure().is_some())
+    }
+
     fn ended(&mut self, end: End) {
         let Some(call) = self.call.take() else { return };
         if end == End::Failed {

@@ -2,7 +2,7 @@
 
 #![cfg(target_family = "wasm")]
 
-use misbehaving::{Deed, act, chunk, spin};
+use misbehaving::{Deed, act, chunk, spin, trap};
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
@@ -22,7 +22,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Misbehaving {
             Deed::Block | Deed::BlockSync => loop {
                 sleep(u64::MAX / 2_000_000);
             },
-            Deed::Stream { chunks, delay_ms } => stream(out, chunks, delay_ms),
+            Deed::Stream { chunks, delay_ms, traps } => stream(out, chunks, delay_ms, traps),
             Deed::Slow(ms) => {
                 sleep(ms);
                 answer(out, 200, b"ok");
@@ -58,7 +58,7 @@ fn answer(out: ResponseOutparam, status: u16, body: &[u8]) {
     let _ = OutgoingBody::finish(outgoing, None);
 }
 
-fn stream(out: ResponseOutparam, chunks: u64, delay_ms: u64) {
+fn stream(out: ResponseOutparam, chunks: u64, delay_ms: u64, traps: bool) {
     let response = OutgoingResponse::new(Fields::new());
     let outgoing = response.body().expect("the body was not taken yet");
     ResponseOutparam::set(out, Ok(response));
@@ -70,6 +70,9 @@ fn stream(out: ResponseOutparam, chunks: u64, delay_ms: u64) {
         if stream.blocking_write_and_flush(&chunk(n)).is_err() {
             return;
         }
+    }
+    if traps {
+        trap();
     }
     drop(stream);
     let _ = OutgoingBody::finish(outgoing, None);

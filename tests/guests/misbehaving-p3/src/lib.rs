@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderValue};
-use misbehaving::{Deed, act, chunk, spin};
+use misbehaving::{Deed, act, chunk, spin, trap};
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
@@ -29,7 +29,7 @@ impl wasip3::exports::http::handler::Guest for Misbehaving {
             Deed::BlockSync => loop {
                 std::thread::sleep(Duration::from_secs(1 << 20));
             },
-            Deed::Stream { chunks, delay_ms } => stream(chunks, delay_ms),
+            Deed::Stream { chunks, delay_ms, traps } => stream(chunks, delay_ms, traps),
             Deed::Slow(ms) => {
                 sleep(ms).await;
                 answer(200, "ok".to_owned())
@@ -60,7 +60,7 @@ fn answer(status: u16, text: String) -> Response {
     guest::respond(status, headers, text.into_bytes())
 }
 
-fn stream(chunks: u64, delay_ms: u64) -> Response {
+fn stream(chunks: u64, delay_ms: u64, traps: bool) -> Response {
     let (mut contents, contents_reader) = wit_stream::new();
     let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
     let (response, _sent) = Response::new(Fields::new(), Some(contents_reader), trailers_reader);
@@ -72,6 +72,9 @@ fn stream(chunks: u64, delay_ms: u64) -> Response {
             if !contents.write_all(chunk(n)).await.is_empty() {
                 return;
             }
+        }
+        if traps {
+            trap();
         }
         drop(contents);
         drop(trailers);

@@ -10,6 +10,7 @@
 //! | `/trap` | traps |
 //! | `/panic` | panics, with a message on stderr |
 //! | `/stream?chunks=N&delay_ms=M` | N lines `chunk 0` and so on, M milliseconds between them |
+//! | `/stream-trap?chunks=N&delay_ms=M` | the same, and traps instead of ending it |
 //! | `/slow?ms=M` | answers `ok` after M milliseconds |
 //! | `/env` | the environment as a JSON object |
 //! | `/log` | writes a line to stdout and one to stderr, then answers `ok` |
@@ -42,6 +43,8 @@ pub enum Deed {
         chunks: u64,
         /// Milliseconds before each but the first.
         delay_ms: u64,
+        /// Whether to [`trap`] after the last one.
+        traps: bool,
     },
     /// Answer `ok` after so many milliseconds.
     Slow(u64),
@@ -75,7 +78,9 @@ pub fn act(target: &str) -> Deed {
         "/allocate" => allocate(),
         "/trap" => trap(),
         "/panic" => panic!("the path says so"),
-        "/stream" => Deed::Stream { chunks: number("chunks", 3), delay_ms: number("delay_ms", 0) },
+        "/stream" | "/stream-trap" => {
+            Deed::Stream { chunks: number("chunks", 3), delay_ms: number("delay_ms", 0), traps: path == "/stream-trap" }
+        }
         "/slow" => Deed::Slow(number("ms", 100)),
         "/env" => Deed::Answer(200, environment()),
         "/log" => {
@@ -141,9 +146,9 @@ fn allocate() -> ! {
     }
 }
 
-// Not inlined, so that its name is in the backtrace.
+/// Executes what can't be executed. Not inlined, so that its name is in the backtrace.
 #[inline(never)]
-fn trap() -> ! {
+pub fn trap() -> ! {
     #[cfg(target_family = "wasm")]
     std::arch::wasm32::unreachable();
     #[cfg(not(target_family = "wasm"))]
@@ -184,7 +189,7 @@ mod tests {
     #[test]
     fn reads_its_parameters() {
         assert_eq!(act("/ok"), ok());
-        assert_eq!(act("/stream?chunks=2&delay_ms=5"), Deed::Stream { chunks: 2, delay_ms: 5 });
+        assert_eq!(act("/stream?chunks=2&delay_ms=5"), Deed::Stream { chunks: 2, delay_ms: 5, traps: false });
         assert_eq!(act("/slow?ms=x"), Deed::Slow(100));
         assert_eq!(act("/outbound?url=http://a/b?c=d"), Deed::Outbound("http://a/b?c=d".to_owned()));
         assert_eq!(act("/count"), Deed::Answer(200, "1".to_owned()));
