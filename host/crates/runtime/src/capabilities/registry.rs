@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use ::registry::Registry;
 use wasmtime::component::{Accessor, HasSelf, Linker};
 
 use super::bindings::hostler::assembly::registry::{
@@ -14,8 +15,6 @@ use crate::state::GuestState;
 
 /// After how many seconds to try again when no instance is available.
 const RETRY_AFTER: u32 = 1;
-/// Instances listed at most in one answer.
-const MAX_LISTED: usize = 10_000;
 
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     registry::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)
@@ -46,17 +45,41 @@ impl HostWithStore<GuestState> for HasSelf<GuestState> {
         namespace: Option<String>,
     ) -> wasmtime::Result<Vec<Instance>> {
         let registry = accessor.with(|mut access| access.get().registry.clone());
-        let mut instances = registry.instances(namespace.as_deref(), Instant::now());
-        instances.truncate(MAX_LISTED);
-        Ok(instances
-            .into_iter()
-            .map(|instance| Instance {
-                namespace: instance.namespace.to_string(),
-                name: instance.name.to_string(),
-                state: if instance.available { State::Available } else { State::Unavailable },
-                address: instance.location.to_string(),
-                last_seen_ms: u64::try_from(instance.last_seen.as_millis()).unwrap_or(u64::MAX),
-            })
-            .collect())
+        Ok(listed(&registry, namespace.as_deref()))
+    }
+}
+
+/// All of them, for a guest counts what it gets. The registry bounds how many there are.
+fn listed(registry: &Registry, namespace: Option<&str>) -> Vec<Instance> {
+    let instances = registry.instances(namespace, Instant::now());
+    let shown = instances.into_iter().map(|instance| Instance {
+        namespace: instance.namespace.to_string(),
+        name: instance.name.to_string(),
+        state: if instance.available { State::Available } else { State::Unavailable },
+        address: instance.location.to_string(),
+        last_seen_ms: u64::try_from(instance.last_seen.as_millis()).unwrap_or(u64::MAX),
+    });
+    shown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ::registry::{Config, HealthPolicy};
+
+    use super::*;
+
+    #[test]
+    fn as_many_are_listed_as_there_can_be() {
+        let config = Config::default();
+        let most = config.max_instances;
+        let registry = Registry::new(config);
+        let policy = HealthPolicy { unhealthy_after: 1, healthy_after: 1 };
+        let namespace = "storage".parse().expect("a namespace");
+        registry.declare(&namespace);
+        let name = |number: usize| format!("storage-{number}").parse().expect("a name");
+        let all: Vec<_> = (0..most).map(|number| (namespace.clone(), name(number), policy)).collect();
+        registry.replace_in_process(&[], &all, Instant::now(), || {}).expect("there is room");
+        assert_eq!(listed(&registry, Some("storage")).len(), most);
+        assert_eq!(listed(&registry, None).len(), most);
     }
 }
