@@ -37,6 +37,10 @@ pub(crate) struct Size(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) u32);
 
+/// A count that may be zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Amount(pub(crate) u32);
+
 /// An address to listen on: `IP:port` or `localhost:port`. Port 0 lets the system choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listen(pub(crate) SocketAddr);
@@ -292,11 +296,38 @@ impl<'de> Deserialize<'de> for Size {
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(from)?;
-        match u32::try_from(number) {
-            Ok(count) if count > 0 => Ok(Count(count)),
-            _ => Err(D::Error::custom(format!("{number} is out of range: at least 1, at most {}", u32::MAX))),
+        whole_number(from, 1).map(Count)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        whole_number(from, 0).map(Amount)
+    }
+}
+
+fn whole_number<'de, D: Deserializer<'de>>(from: D, least: u32) -> Result<u32, D::Error> {
+    struct Number;
+    impl Visitor<'_> for Number {
+        type Value = i64;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("a whole number")
         }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<i64, E> {
+            Ok(number)
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<i64, E> {
+            // What doesn't fit is out of range anyway.
+            Ok(i64::try_from(number).unwrap_or(i64::MAX))
+        }
+    }
+    let number = from.deserialize_i64(Number)?;
+    match u32::try_from(number) {
+        Ok(fitting) if fitting >= least => Ok(fitting),
+        _ => Err(D::Error::custom(format!("{number} is out of range: at least {least}, at most {}", u32::MAX))),
     }
 }
 

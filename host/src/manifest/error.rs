@@ -1,6 +1,7 @@
 //! What is said about a mistake: where it is, what it is, and what to do.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Range;
 
 /// A mistake in a manifest, or in a flag or variable that belongs to it. Reads `FILE:LINE: what is wrong; the fix`.
@@ -84,6 +85,16 @@ impl Document<'_> {
             None => place.error(format!("unknown key \"{unknown}\"; possible here: {}", known.join(", "))),
         }
     }
+}
+
+/// Why a file that the manifest names can't be read, and what to do about it.
+pub(super) fn unreadable(error: &std::io::Error) -> String {
+    let advice = match error.kind() {
+        ErrorKind::PermissionDenied => "let the user that the host runs as read it",
+        ErrorKind::IsADirectory => "name a file in it",
+        _ => "check the path, which starts from the manifest's folder",
+    };
+    format!("{error}; {advice}")
 }
 
 /// The one of `known` that `typed` most likely stands for.

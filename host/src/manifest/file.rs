@@ -18,7 +18,7 @@ use toml::Spanned;
 
 use crate::client::HostUrl;
 use crate::telemetry::{LogFormat, LogLevel};
-use crate::value::{Count, Listen, Network, Period, Route, Share, Size, Socket, Sync, Wait};
+use crate::value::{Amount, Count, Listen, Network, Period, Route, Share, Size, Socket, Sync, Wait};
 
 /// A whole manifest.
 #[derive(Default, Deserialize)]
@@ -110,7 +110,7 @@ pub(super) struct Component {
     pub(super) max_instance_reuse_count: Option<Count>,
     pub(super) max_instance_concurrent_reuse_count: Option<Count>,
     pub(super) max_guests: Option<Count>,
-    pub(super) queue: Option<u32>,
+    pub(super) queue: Option<Amount>,
     pub(super) queue_timeout: Option<Wait>,
     pub(super) idle_instance_timeout: Option<Period>,
     pub(super) request_timeout: Option<Period>,
@@ -123,7 +123,7 @@ pub(super) struct Component {
     pub(super) watch_for: Option<Wait>,
     pub(super) rollback_threshold: Option<Share>,
     pub(super) drain_timeout: Option<Wait>,
-    pub(super) rehearse: Option<u32>,
+    pub(super) rehearse: Option<Amount>,
     pub(super) promote: Option<Parsed<Promote>>,
 }
 

@@ -11,7 +11,7 @@ use registry::{Name, Namespace};
 use runtime::{Buckets, ComponentSpec, Directory, HealthCheck, Limits, OutboundPolicy, PathPattern, SocketRule};
 use toml::Spanned;
 
-use super::error::Document;
+use super::error::{Document, unreadable};
 use super::{Component, Environment, Internal, Join, Manifest, ManifestError, Place, Public, Run, Store, SwapPolicy};
 use super::{file, source};
 use crate::builtin;
@@ -314,7 +314,8 @@ impl Resolver<'_> {
         let path = self.directory.join(file.get_ref());
         let wrong =
             |message: &dyn fmt::Display| self.at(file, format!("the API keys file {}: {message}", path.display()));
-        let text = std::fs::read_to_string(&path).map_err(|error| wrong(&format!("it can't be read: {error}")))?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| wrong(&format!("it can't be read: {}", unreadable(&error))))?;
         let mut keys = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let key = line.trim();
@@ -421,7 +422,7 @@ impl Resolver<'_> {
         let count = |typed: Option<crate::value::Count>, default| typed.map_or(default, |count| count.0 as usize);
         let limits = Limits {
             max_guests: count(typed.max_guests, default.max_guests),
-            queue: typed.queue.map_or(default.queue, |count| count as usize),
+            queue: typed.queue.map_or(default.queue, |count| count.0 as usize),
             queue_timeout: typed.queue_timeout.map_or(default.queue_timeout, |wait| wait.0),
             max_instance_reuse_count: typed
                 .max_instance_reuse_count
@@ -442,7 +443,7 @@ impl Resolver<'_> {
             watch_for: typed.watch_for.map_or(default.watch_for, |time| time.0),
             rollback_threshold: typed.rollback_threshold.map_or(default.rollback_threshold, |share| share.0),
             drain_timeout: typed.drain_timeout.map_or(default.drain_timeout, |time| time.0),
-            rehearse: typed.rehearse.unwrap_or(default.rehearse),
+            rehearse: typed.rehearse.map_or(default.rehearse, |count| count.0),
             promote: typed.promote.map_or(default.promote, |promote| promote.0),
         };
         Ok(Component {

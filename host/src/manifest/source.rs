@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::Code;
 
-use super::error::nearest;
+use super::error::{nearest, unreadable};
 use crate::builtin;
 use crate::look::Look;
 
@@ -45,7 +45,7 @@ impl Source {
         }
     }
 
-    /// The bytes that are there now. Blocks. The error says what is wrong, and doesn't name the source.
+    /// The bytes that are there now. Blocks. The error says what is wrong and what to do, and doesn't name the source.
     pub(crate) fn read(&self) -> Result<Code, String> {
         match self {
             Source::Builtin(name) => {
@@ -73,9 +73,9 @@ pub(super) fn load(source: &str, directory: &Path) -> Result<(Source, Code), Str
 }
 
 fn read(path: &Path) -> Result<Code, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let size = std::fs::metadata(path).map_err(|error| unreadable(&error))?.len();
     if size > LARGEST {
-        return Err(format!("it has {size} bytes; at most {LARGEST} are read"));
+        return Err(format!("it has {size} bytes; at most {LARGEST} are read, so name a smaller one"));
     }
-    std::fs::read(path).map(Code::new).map_err(|error| error.to_string())
+    std::fs::read(path).map(Code::new).map_err(|error| unreadable(&error))
 }

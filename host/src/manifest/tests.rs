@@ -292,7 +292,9 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         (component("memory-limit = '1KiB'"), 3, &["1KiB is out of range", "64KiB"]),
         (component("memory-limit = '5GiB'"), 3, &["5GiB is out of range", "4GiB"]),
         (component("table-elements = 100001"), 3, &["1 to 100000"]),
-        (component("queue = -1"), 3, &["-1"]),
+        (component("queue = -1"), 3, &["-1 is out of range: at least 0"]),
+        (component("queue = 'x'"), 3, &["expected a whole number"]),
+        (component("max-guests = 'x'"), 3, &["expected a whole number"]),
         (component("max-guests = 0"), 3, &["at least 1"]),
         (component("sockets = ['example.org:80']"), 3, &["\"example.org:80\"", "\"10.0.0.7:5432\""]),
         (component("allowed-outbound-hosts = ['example.org']"), 3, &["example.org"]),
@@ -320,8 +322,12 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         ("components = 3".into(), 1, &["expected a map"]),
         ("[components]\na = 'x'".into(), 2, &["expected a table"]),
         // Sources.
-        (component("").replace("a.wasm", "missing.wasm"), 2, &["missing.wasm can't be read"]),
-        (component("").replace("a.wasm", "data"), 2, &["data can't be read"]),
+        (
+            component("").replace("a.wasm", "missing.wasm"),
+            2,
+            &["missing.wasm can't be read", "; check the path, which starts from the manifest's folder"],
+        ),
+        (component("").replace("a.wasm", "data"), 2, &["data can't be read", "; name a file in it"]),
         (component("").replace("a.wasm", "builtin:gatway"), 2, &["did you mean \"builtin:gateway\""]),
         (component("").replace("a.wasm", "builtin:x"), 2, &["built in are: gateway, storage, echo"]),
         // What components are granted.
@@ -336,7 +342,7 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         // Tokens and keys.
         ("[internal]\ntoken-file = 'nowhere'".into(), 2, &["nowhere", "can't be read"]),
         ("[internal]\ntoken-file = 'empty'".into(), 2, &["holds no token", "openssl rand"]),
-        ("[public]\napi-keys-file = 'nowhere'".into(), 2, &["nowhere", "can't be read"]),
+        ("[public]\napi-keys-file = 'nowhere'".into(), 2, &["nowhere", "can't be read", "; check the path"]),
         ("[public]\napi-keys-file = 'bad-keys'".into(), 2, &["bad-keys: line 2", "one key per line"]),
         ("[public]\napi-keys-file = 'no-keys'".into(), 2, &["holds no key"]),
         ("[internal]\nlisten = '0.0.0.0:0'".into(), 2, &["HOSTLER_INTERNAL_TOKEN", "allow-unauthenticated = true"]),
