@@ -41,6 +41,9 @@ const SMALLEST_HEAD: u64 = 8 << 10;
 /// One page, and all that 32-bit memories can have.
 const MEMORY: Range<u64> = 64 << 10..(4 << 30) + 1;
 
+/// The variable by which the gateway gets API keys, and the host too.
+const API_KEYS: &str = "HOSTLER_API_KEYS";
+
 /// What stands for the instance's name in the values of `environment`.
 const INSTANCE: &str = "{instance}";
 
@@ -114,6 +117,9 @@ impl Resolver<'_> {
             }
             None => self.builtin_components(keys.as_deref())?,
         };
+        if keys.is_some() {
+            self.note_unused_keys(&components);
+        }
         let join = typed.join.map(|join| self.join(join, &components)).transpose()?;
         if components.iter().all(|component| component.spec.route.is_none()) {
             let example = &components[0].spec.name;
@@ -123,6 +129,19 @@ impl Resolver<'_> {
             ));
         }
         Ok(Manifest { run, public, internal, store, join, components, notes: self.notes, file: None })
+    }
+
+    /// Says so if the API keys that are configured are given to nobody: then nothing checks them.
+    fn note_unused_keys(&mut self, components: &[Component]) {
+        let gets_keys = |Component { spec, .. }: &Component| spec.environment.iter().any(|(name, _)| name == API_KEYS);
+        if !components.iter().any(gets_keys) {
+            let example = &components[0].spec.name;
+            self.notes.push(format!(
+                "API keys are configured, and no component gets them, so nothing checks them: only builtin:gateway gets \
+                 them by itself; write under the one that is to check them, for example: [components.{example}] \
+                 environment = {{ {API_KEYS} = \"…\" }}"
+            ));
+        }
     }
 
     /// Says so if guests may find no room in the process. Not of the built-in manifest, which nobody can change.
@@ -526,7 +545,7 @@ impl Resolver<'_> {
     ) -> Result<Vec<(String, String)>> {
         let mut environment = BTreeMap::new();
         if let Some(keys) = keys {
-            environment.insert("HOSTLER_API_KEYS".to_owned(), keys.to_owned());
+            environment.insert(API_KEYS.to_owned(), keys.to_owned());
         }
         for (key, value) in typed {
             let name = key.get_ref();

@@ -250,6 +250,26 @@ fn more_guests_than_the_process_has_room_for_are_noted() {
 }
 
 #[test]
+fn api_keys_that_nobody_gets_are_noted() {
+    let routed = "source = 'a.wasm'\nroute = '/'\n";
+    let given = "environment = { HOSTLER_API_KEYS = 'key' }\n";
+    for (component, noted) in [
+        (routed.to_owned(), true),
+        (format!("{routed}{given}"), false),
+        ("source = 'builtin:gateway'\nroute = '/'\n".to_owned(), false),
+    ] {
+        let text = |keys: &str| format!("[public]\n{keys}[components.shop]\n{component}");
+        let notes = loaded(&text("api-keys-file = 'keys'\n")).notes;
+        let told = |note: &String| {
+            note.contains("no component gets them")
+                && note.contains("[components.shop] environment = { HOSTLER_API_KEYS = ")
+        };
+        assert_eq!((notes.iter().any(told), notes.len()), (noted, usize::from(noted)), "{component}: {notes:?}");
+        assert!(loaded(&text("")).notes.is_empty(), "without keys nobody has to get any");
+    }
+}
+
+#[test]
 fn an_open_internal_address_needs_a_token_or_consent() {
     let open = "[internal]\nlisten = '0.0.0.0:0'\n";
     loaded(&format!("{open}token-file = 'token'"));
