@@ -8,6 +8,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use registry::Registry;
@@ -148,9 +149,19 @@ async fn serve(
         observer: observer.clone(),
         streams: Streams::new(),
     };
+    let patience = manifest.run.drain_timeout;
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
-    tasks.spawn(control::serve(internal, control, reached(stopping.subscribe(), 1)));
+    let stop = {
+        let (signal, stop) = (reached(signals.clone(), 1), reached(stopping.subscribe(), 1));
+        async move {
+            signal.await;
+            let begun = Instant::now();
+            stop.await;
+            patience.saturating_sub(begun.elapsed())
+        }
+    };
+    tasks.spawn(control::serve(internal, control, stop));
     if let Some(join) = &manifest.join {
         for joiner in Joiner::of_manifest(join, &registry)? {
             let stop = reached(signals.clone(), 1);
@@ -172,7 +183,6 @@ async fn serve(
     readiness.serving();
     announce(public_address, internal_address)?;
 
-    let patience = manifest.run.drain_timeout;
     let drain = async {
         reached(signals.clone(), 1).await;
         tracing::info!("draining for at most {patience:?}; a second signal stops at once");

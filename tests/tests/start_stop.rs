@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use e2e::{Host, eventually_true};
+use e2e::{Host, Wire, eventually_true};
 use rustix::process::Signal;
 
 #[test]
@@ -136,6 +136,18 @@ fn the_drain_is_bounded() {
     wire.head().expect("an answer begins");
     let run = host.stop().expect(0, &[]);
     assert!(run.stderr.contains("cut off"), "{}", run.stderr);
+}
+
+#[test]
+fn the_drain_is_bounded_on_the_internal_address_too() {
+    let host = Host::builder().flag("--drain-timeout").flag("0s").start();
+    let mut wire = Wire::connect(host.internal().url());
+    wire.send("PUT /kv/default/a HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n");
+    assert_eq!(wire.head().expect("it is waited for the body").status, 100);
+    wire.send("half");
+    let run = host.stop().expect(0, &[]);
+    let told = "connections to the internal address were still open after 100ms and are cut off";
+    assert!(run.stderr.contains(told), "{}", run.stderr);
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Uri};
@@ -78,13 +79,15 @@ pub(crate) struct Control {
     pub(crate) streams: Streams,
 }
 
-/// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time.
-pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: impl Future<Output = ()>) {
+/// Serves `listener` until `shutdown` completes, then lets requests in flight finish for a bounded time, no longer than
+/// `shutdown` says is left.
+pub(crate) async fn serve(listener: TcpListener, control: Control, shutdown: impl Future<Output = Duration>) {
     let control = Arc::new(control);
     let shutdown = async {
-        shutdown.await;
+        let left = shutdown.await;
         // They would never end by themselves.
         control.streams.end();
+        left
     };
     tokio::select! {
         () = server::serve(listener, router(control.clone()), shutdown) => {}

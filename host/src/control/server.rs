@@ -2,7 +2,7 @@
 //!
 //! One task each, at most [`CONNECTIONS`]; further ones wait in the kernel's queue. A request's head must arrive within
 //! [`HEAD`], which is also how long a kept connection may be idle. Who takes nothing of an answer for [`STALL`] is let go. At
-//! the end, requests in flight get [`DRAIN`].
+//! the end, requests in flight get [`DRAIN`], or what is left of the time that the whole host has.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,8 +32,11 @@ const HEAD_BYTES: usize = 32 << 10;
 /// For a client to take something of what it is sent.
 pub(super) const STALL: Duration = Duration::from_secs(30);
 
-/// For requests in flight to finish at the end.
+/// For requests in flight to finish at the end, if there is more time.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// For the same if there is no time left: idle connections are to be closed, not cut off.
+const BRIEF: Duration = Duration::from_millis(100);
 
 /// How long to wait when no connection can be accepted, which is when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -45,21 +48,22 @@ pub(super) struct Connection {
     pub(super) local: SocketAddr,
 }
 
-/// Serves until `shutdown` completes, and then until the requests in flight are done, or [`DRAIN`] is over.
-pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+/// Serves until `shutdown` completes, and then until the requests in flight are done, or the time is over that it says is
+/// left, at most [`DRAIN`].
+pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = Duration>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     // Dropping the set at the end cuts what is still open.
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
-    loop {
+    let left = loop {
         let accept = async {
             let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
             (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            left = &mut shutdown => break left,
             Some(_) = connections.join_next() => continue,
             accepted = accept => accepted,
         };
@@ -86,10 +90,11 @@ pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl 
             let _ = served.await;
             drop(place);
         });
-    }
+    };
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
-        tracing::warn!("connections to the internal address were cut off: their requests took too long to finish");
+    let patience = left.clamp(BRIEF, DRAIN);
+    if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections to the internal address were still open after {patience:?} and are cut off");
     }
 }
 

@@ -73,6 +73,7 @@ async fn start(token: Option<&str>, config: Config) -> Running {
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(serve(listener, control, async {
         let _ = stopped.await;
+        Duration::from_secs(30)
     }));
     let client = Client::builder().no_proxy().build().expect("a client");
     Running { url: format!("http://{address}"), address, registry, readiness, client, stop, served, _folder: folder }
