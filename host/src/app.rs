@@ -1,6 +1,6 @@
 //! `host run`: puts the pieces together, runs them until a signal, and takes them apart.
 //!
-//! The order matters. Whatever can be wrong with the manifest, the data or a component is found before anything listens.
+//! The order matters. Signals are heard first, and give up a start that isn't done. Whatever can be wrong with the manifest, the data or a component is found before anything listens.
 //! The two lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
 //! connections, answers the internal address and waits for signals, while the workers serve. The store is closed after
 //! the last request.
@@ -15,35 +15,44 @@ use registry::Registry;
 use runtime::{Compiler, Runtime};
 use store::{Bucket, Limits, Store};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use trace::Tracer;
 
 use crate::cli::{Exit, RunArgs, exit};
 use crate::control::{self, Components, Control, Kv, Readiness, Streams};
-use crate::data::{self, Data};
+use crate::data::{self, Data, LAST_WORDS};
 use crate::edge::{self, Edge};
 use crate::facts::{Failures, Observer};
 use crate::join::Joiner;
 use crate::manifest::{self, Environment, Manifest};
 use crate::memory;
 use crate::metrics::{Commits, Metrics, Sources};
+use crate::stop::Stop;
 use crate::swap::Swapper;
-use crate::telemetry::{self, Log};
+use crate::telemetry::{self, Flush, Log};
 use crate::traces::{Exporter, Settings};
 use crate::watch::Watch;
+
+/// What there is from the beginning to the end, whatever is run.
+struct Process {
+    log: Log,
+    stop: Stop,
+}
 
 /// Runs the assembly until it is told to stop.
 ///
 /// # Errors
 /// Each carries its exit code, see [`exit`].
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let process = Environment::of_process();
-    let manifest = manifest::load(args, &process).map_err(|error| Exit::new(exit::USAGE, error))?;
+    let stop = Stop::listen().context("signals can't be heard")?;
+    let environment = Environment::of_process();
+    let manifest = manifest::load(args, &environment).map_err(|error| Exit::new(exit::USAGE, error))?;
     let traces = Settings::of_process().map_err(|error| Exit::new(exit::USAGE, error))?;
-    let watch = Watch::new(args, process, &manifest);
+    let watch = Watch::new(args, environment, &manifest);
     let log = telemetry::start(manifest.run.log_format, manifest.run.log_level);
+    stop.finish_first(give_up(log.flush(), || exit::OK));
+    let process = Process { log, stop };
     for note in &manifest.notes {
         tracing::warn!("{note}");
     }
@@ -52,11 +61,13 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     // The engine takes as long as an empty store does: one waits for the processor, the other for the disk.
     let (data, compiler) = std::thread::scope(|scope| {
         let compiler = scope.spawn(|| Compiler::new(Some(&cache), manifest.run.workers));
-        let data = Data::open(&manifest.run.data_dir, &manifest.store, log.flush(), commits.clone());
+        let data = Data::open(&manifest.run.data_dir, &manifest.store, process.log.flush(), commits.clone());
         (data, compiler.join().expect("to make an engine doesn't panic"))
     });
-    let (data, compiler) = (data?, compiler?);
-    let ended = assemble(manifest, compiler, watch, traces, &data, commits, &log);
+    let data = data?;
+    process.stop.finish_first(give_up(process.log.flush(), data.closing()));
+    let compiler = compiler?;
+    let ended = assemble(manifest, compiler, watch, traces, &data, commits, &process);
     if let Err(error) = &ended
         && error.downcast_ref::<Exit>().is_some_and(|exit| exit.code == exit::INTERRUPTED)
     {
@@ -67,6 +78,16 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     ended.and(data.close())
 }
 
+/// What a signal does before the start is done: finishes what is to be finished, and says so.
+fn give_up(log: Flush, finish: impl FnOnce() -> u8 + Send + 'static) -> impl FnOnce() -> u8 + Send + 'static {
+    move || {
+        tracing::info!("a signal came before the start was done, which is given up");
+        let code = finish();
+        log.wait(LAST_WORDS);
+        code
+    }
+}
+
 /// Loads the components and serves them until it is told to stop.
 fn assemble(
     mut manifest: Manifest,
@@ -75,7 +96,7 @@ fn assemble(
     traces: Option<Settings>,
     data: &Data,
     commits: Arc<Commits>,
-    log: &Log,
+    process: &Process,
 ) -> anyhow::Result<()> {
     let registry = Registry::new(registry::Config::default());
     let tracer = traces.as_ref().map(|traces| Tracer::new(traces.sampler, traces.capacity));
@@ -94,14 +115,15 @@ fn assemble(
             store: data.store.clone(),
             durable: data.durable.clone(),
             commits,
-            dropped: log.dropped(),
+            dropped: process.log.dropped(),
             tracer: tracer.clone(),
         },
     );
     let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exporter = tracer.zip(traces).map(|(tracer, traces)| Exporter::new(tracer, traces)).transpose()?;
     let observer = Observer::new(metrics, Readiness::new(), failures);
-    let served = control_plane.block_on(serve(manifest, watch, data.store.clone(), swapper, observer, exporter, log));
+    let served =
+        control_plane.block_on(serve(manifest, watch, data.store.clone(), swapper, observer, exporter, process));
     // Threads that still look up a name, for example, are not waited for: the store is to be closed now.
     control_plane.shutdown_background();
     served
@@ -115,12 +137,11 @@ async fn serve(
     swapper: Swapper,
     observer: Observer,
     exporter: Option<Exporter>,
-    log: &Log,
+    process: &Process,
 ) -> anyhow::Result<()> {
     let runtime = swapper.runtime().clone();
     let registry = runtime.registry().clone();
-    // Before anything listens, so that no signal is missed.
-    let signals = signals()?;
+    let signals = process.stop.counted();
     let public = edge::Listener::bind(manifest.public.listen)
         .map_err(|error| Exit::new(exit::BIND, cannot_bind("public", manifest.public.listen, &error, "--listen")))?;
     let internal = TcpListener::bind(manifest.internal.listen).await.map_err(|error| {
@@ -145,23 +166,23 @@ async fn serve(
         components: Components::new(swapper.clone()),
         metrics: observer.metrics().clone(),
         tracer: runtime.tracer().cloned(),
-        log_level: log.level(),
+        log_level: process.log.level(),
         observer: observer.clone(),
         streams: Streams::new(),
     };
     let patience = manifest.run.drain_timeout;
     let (stopping, _) = watch::channel(0);
     let mut tasks = JoinSet::new();
-    let stop = {
-        let (signal, stop) = (reached(signals.clone(), 1), reached(stopping.subscribe(), 1));
+    let last = {
+        let (signal, last) = (reached(signals.clone(), 1), reached(stopping.subscribe(), 1));
         async move {
             signal.await;
             let begun = Instant::now();
-            stop.await;
+            last.await;
             patience.saturating_sub(begun.elapsed())
         }
     };
-    tasks.spawn(control::serve(internal, control, stop));
+    tasks.spawn(control::serve(internal, control, last));
     if let Some(join) = &manifest.join {
         for joiner in Joiner::of_manifest(join, &registry)? {
             let stop = reached(signals.clone(), 1);
@@ -179,7 +200,8 @@ async fn serve(
         async move { swapper.keep_sampling().await }
     });
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(reached(stopping.subscribe(), 2))));
-    let edge = edge_of(&manifest, &observer, log);
+    let edge = edge_of(&manifest, &observer, &process.log);
+    process.stop.started();
     readiness.serving();
     announce(public_address, internal_address)?;
 
@@ -244,23 +266,6 @@ fn announce(public: SocketAddr, internal: SocketAddr) -> anyhow::Result<()> {
 
 fn cannot_bind(which: &str, address: SocketAddr, error: &std::io::Error, flag: &str) -> String {
     format!("the {which} address {address} can't be bound: {error}; choose another one with {flag}")
-}
-
-/// Counts the signals that ask the process to stop.
-fn signals() -> anyhow::Result<watch::Receiver<u32>> {
-    let (count, counted) = watch::channel(0);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            count.send_modify(|count| *count += 1);
-        }
-    });
-    Ok(counted)
 }
 
 /// Resolves when so many were counted, or when nobody counts any more.

@@ -23,8 +23,8 @@ use crate::telemetry::Flush;
 /// The store's folder in the data directory.
 const STORE: &str = "store";
 
-/// How long a failing store's last words may take to be written: a stalled stderr must not keep the process alive.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the last words of a process that ends at once may take to be written: a stalled stderr must not keep the process alive.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Foreign files that are named in the log.
 const NAMED: usize = 10;
@@ -68,6 +68,18 @@ impl Data {
         report(&recovery, &store);
         let store = Arc::new(store);
         Ok(Self { revisions, store: store.clone(), durable: Some(store) })
+    }
+
+    /// What closes it if the start is given up, and returns the exit code.
+    pub(crate) fn closing(&self) -> impl FnOnce() -> u8 + Send + 'static {
+        let durable = self.durable.clone();
+        move || match durable.map_or(Ok(()), |store| store.close()) {
+            Ok(()) => exit::OK,
+            Err(error) => {
+                tracing::error!("the store could not be closed: {error}");
+                exit::STORE
+            }
+        }
     }
 
     /// Syncs and closes the store. It refuses every write from now on.

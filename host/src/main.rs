@@ -9,6 +9,7 @@
 //! - [`kv`]: the store over HTTP, and the use of another host's.
 //! - [`linger`]: what becomes of bodies that nobody wants. [`patience`]: how long is waited for a client.
 //! - [`look`]: whether a file is still the same. [`memory`]: the allocator.
+//! - [`stop`]: the signals that end it.
 //! - [`swap`]: one revision of a component after another. [`watch`]: files that lead to swaps.
 //! - [`metrics`]: what Prometheus is shown. [`telemetry`]: the log. [`traces`]: what collectors of traces are sent.
 
@@ -28,6 +29,7 @@ mod manifest;
 mod memory;
 mod metrics;
 mod patience;
+mod stop;
 mod swap;
 mod telemetry;
 mod token;

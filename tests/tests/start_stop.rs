@@ -1,11 +1,13 @@
 //! Starting and stopping: the two lines, exit codes, signals, the drain.
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use e2e::{Host, Wire, eventually_true};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 fn says_where_it_listens_and_nothing_else() {
@@ -27,6 +29,45 @@ fn both_signals_stop_it() {
         host.signal(signal);
         host.wait().expect(0, &[]);
     }
+}
+
+/// Makes a file of a folder one that keeps the host waiting while it reads it, starts the host, and sends it a signal then.
+fn signalled_while_reading(file: &str, folder: &Path, command: &mut Command, signal: Signal) -> Output {
+    let file = folder.canonicalize().expect("it is there").join(file);
+    std::fs::create_dir_all(file.parent().expect("it is in a folder")).expect("a folder can be made");
+    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo runs").success());
+    // As long as somebody could write, there is no end to be read.
+    let _writer = OpenOptions::new().read(true).write(true).open(&file).expect("both ends are opened");
+    let command = command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the host can be started");
+    let opened = || std::fs::read_dir(format!("/proc/{}/fd", child.id())).expect("the host runs").flatten();
+    let is_it = |opened: std::fs::DirEntry| std::fs::read_link(opened.path()).is_ok_and(|opened| opened == file);
+    eventually_true("the host reads it", || opened().any(is_it));
+    kill_process(Pid::from_child(&child), signal).expect("it runs");
+    child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn a_signal_during_the_start_gives_it_up() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut host = Host::command();
+        host.args(["run", "-f", "hostler.toml"]);
+        let output = signalled_while_reading("hostler.toml", folder.path(), &mut host, signal);
+        assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b""[..]), "{output:?}");
+    }
+}
+
+#[test]
+fn a_signal_between_the_store_and_the_components_gives_up_the_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut host = Host::command();
+    host.args(["run", "--data-dir", "."]);
+    let output = signalled_while_reading("revisions/echo/state.json", folder.path(), &mut host, Signal::TERM);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b""[..]), "{output:?}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("recovered") && log.contains("given up"), "{log}");
+    Host::cli(["log".as_ref(), "verify".as_ref(), folder.path().as_os_str()]).expect(0, &[]);
 }
 
 #[test]
