@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use e2e::{Host, Reply, Wire};
+use e2e::{Host, Reply, Wire, eventually};
 
 /// A host with short limits: head 500 ms and 8 KiB and 20 headers, body idle 500 ms and 64 KiB; the gateway with an echo
 /// and a storage behind it.
@@ -137,11 +137,39 @@ fn requests_that_are_none() {
         ("POST /api/set HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 400),
         ("CONNECT example.org:443 HTTP/1.1\r\nhost: a\r\n\r\n", 400),
         ("\u{16}\u{3}\u{1}\u{2}", 400),
+        (&format!("GET /health HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(250)), 431),
+        (&format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(66 << 10)), 414),
     ] {
         let reply = ask(&host, request).unwrap_or_else(|| panic!("no answer to {request:?}"));
+        let code = match status {
+            400 => "invalid_request",
+            414 => "uri_too_long",
+            _ => "headers_too_large",
+        };
         assert_eq!(reply.status, status, "{request:?}");
+        let id = reply.header("x-request-id").to_owned();
+        assert!(!id.is_empty() && !reply.header("date").is_empty(), "{request:?}");
+        assert_eq!(reply.problem(status, code)["status"], status, "{request:?}");
+        let line = eventually("its line in the log", || host.log().find(|event| event["request_id"] == *id));
+        assert_eq!(line["status"], status, "{request:?}: {line}");
     }
     host.get("/health").expect(200);
+    let unread = |status| {
+        let labels = [("handler", "unrouted"), ("method", "other"), ("status", status)];
+        host.metrics().sum("http_requests_total", &labels)
+    };
+    assert_eq!((unread("400"), unread("414"), unread("431")), (11.0, 1.0, 1.0));
+}
+
+#[test]
+fn what_can_not_be_read_after_a_request_is_refused_too() {
+    let host = Host::start();
+    let mut wire = host.wire();
+    wire.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").reply().expect("an answer").expect(200);
+    let refused = wire.send("GET /health HTTP/9.9\r\n\r\n").reply().expect("an answer");
+    assert_eq!(refused.header("connection"), "close");
+    refused.problem(400, "invalid_request");
+    assert!(wire.is_closed());
 }
 
 #[test]

@@ -96,6 +96,8 @@ codes! {
     BatchTooHeavy = "batch_too_heavy", PAYLOAD_TOO_LARGE, "The batch has too many bytes";
     /// The body's content type isn't one that is understood here.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported";
+    /// The request's target is longer than any.
+    UriTooLong = "uri_too_long", URI_TOO_LONG, "The target is too long";
     /// The component that came can't be run, or didn't prove itself. The one before serves on.
     SwapFailed = "swap_failed", UNPROCESSABLE_ENTITY, "The component was not swapped";
     /// The request's head is longer than the limit, or has too many headers.

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use runtime::{Body, BodyError};
 
 use super::exchange::Exchange;
+use super::refusal::Turn;
 use crate::linger::linger;
 use crate::patience::Patience;
 
@@ -130,11 +131,13 @@ pub(super) struct Download {
     exchange: Exchange,
     /// Why it broke off. The connection hears of it the next time it asks: it throws away what it hasn't sent by then.
     broken: Option<BodyError>,
+    /// Dropped with it.
+    _turn: Turn,
 }
 
 impl Download {
-    pub(super) fn new(body: Body, idle: Duration, exchange: Exchange) -> Self {
-        Self { body, patience: Patience::new(idle), exchange, broken: None }
+    pub(super) fn new(body: Body, idle: Duration, exchange: Exchange, turn: Turn) -> Self {
+        Self { body, patience: Patience::new(idle), exchange, broken: None, _turn: turn }
     }
 }
 

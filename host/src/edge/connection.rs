@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::accept::adopt;
 use super::forwarded::Peer;
+use super::refusal::{self, Refusing, Turns};
 use super::{Edge, request};
 use crate::patience::Patient;
 
@@ -41,10 +42,12 @@ pub(super) async fn serve(
         .max_buf_size(READ_AT_ONCE.max(2 * edge.limits.head_bytes))
         .max_headers(2 * edge.limits.headers);
     let context = (edge, worker, Peer::new(peer));
+    let turns = Turns::default();
     let service = service_fn(|request| {
-        let (edge, worker, peer) = &context;
-        async move { Ok::<_, Infallible>(request::answer(edge, worker, peer, request).await) }
+        let ((edge, worker, peer), turn) = (&context, turns.begin());
+        async move { Ok::<_, Infallible>(request::answer(edge, worker, peer, request, turn).await) }
     });
+    let stream = Refusing::new(stream, turns.clone(), |code| refusal::answer(&context.0, &context.1, code));
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let drained = async { draining.wait_for(|draining| *draining).await.is_ok() };
     let served = tokio::select! {

@@ -4,6 +4,7 @@
 //! - [`accept`]: the listener, the bound on connections, the drain.
 //! - [`connection`]: one connection on its worker.
 //! - [`request`]: what a request must be to get in, and what is added to it.
+//! - [`refusal`]: the answer to what can't be read as a request.
 //! - [`body`]: bodies that are too large or stand still.
 //! - [`exchange`]: what metrics and access log are told of a request. [`trace`]: its first step in a trace. [`failing`]: why
 //!   one failed, for operators.
@@ -14,6 +15,7 @@ mod connection;
 mod exchange;
 mod failing;
 mod forwarded;
+mod refusal;
 mod request;
 mod request_id;
 mod trace;

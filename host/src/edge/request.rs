@@ -15,6 +15,7 @@ use runtime::{Body, HOPS, Hop, Target, Worker, answer_with, content_length};
 use super::body::{Download, Fault, Upload, Verdict};
 use super::exchange::Exchange;
 use super::forwarded::{self, Peer};
+use super::refusal::Turn;
 use super::{Edge, Limits, request_id};
 use crate::linger::linger;
 
@@ -27,6 +28,7 @@ pub(super) async fn answer(
     worker: &Worker,
     peer: &Peer,
     request: Request<Incoming>,
+    turn: Turn,
 ) -> Response<Download> {
     let id = request_id::choose(request.headers().get(&request_id::NAME));
     let mut exchange = Exchange::begin(edge, worker, &request, &id);
@@ -39,7 +41,7 @@ pub(super) async fn answer(
     };
     answer.headers_mut().insert(request_id::NAME, id);
     exchange.answered(&answer);
-    answer.map(|body| Download::new(body, edge.limits.body_idle, exchange))
+    answer.map(|body| Download::new(body, edge.limits.body_idle, exchange, turn))
 }
 
 /// Has a component answer.
