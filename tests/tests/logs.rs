@@ -149,8 +149,16 @@ fn no_secret_of_a_request_that_fails_is_logged() {
             let reply = request.header("cookie", "5ecret").header("x-api-key", "5ecret").send();
             assert!(reply.status >= 500, "{guest} {path}: {}", reply.status);
         }
+        // What the guest itself sends, to a host that it may not reach and to a namespace that doesn't exist.
+        for host_name in ["example.test", "nobody.internal"] {
+            let reply = host.get(&format!("/outbound?url=http://u:5ecret@{host_name}/5ecret?5ecret"));
+            assert!(reply.status >= 400, "{guest} {host_name}: {}", reply.status);
+        }
         let log = host.stop().stderr;
         assert!(log.contains("a guest failed") && !log.contains("5ecret"), "{log}");
+        // WASI 0.3 takes no authority with a user in it.
+        let denied = log.contains("a request to http://example.test was denied");
+        assert_eq!(denied, guest == "misbehaving-p2", "{log}");
     }
 }
 

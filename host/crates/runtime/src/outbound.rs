@@ -75,15 +75,18 @@ impl OutboundPolicy {
 
 /// The manifest line that would allow a request to this URI.
 pub(crate) fn allowing_line(uri: &Uri) -> impl fmt::Display {
-    let scheme = uri.scheme_str().unwrap_or("http").to_owned();
-    let host = uri.host().unwrap_or_default().to_owned();
-    let port = uri.port_u16();
+    let origin = origin(uri).to_string();
+    fmt::from_fn(move |f| write!(f, "allowed-outbound-hosts = [\"{origin}\"]"))
+}
+
+/// Scheme, host and port of a URI, for the log: never the user and password that its authority may have.
+pub(crate) fn origin(uri: &Uri) -> impl fmt::Display {
     fmt::from_fn(move |f| {
-        write!(f, "allowed-outbound-hosts = [\"{scheme}://{host}")?;
-        if let Some(port) = port {
-            write!(f, ":{port}")?;
+        write!(f, "{}://{}", uri.scheme_str().unwrap_or("http"), uri.host().unwrap_or_default())?;
+        match uri.port_u16() {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
         }
-        f.write_str("\"]")
     })
 }
 
@@ -261,6 +264,19 @@ mod tests {
         ] {
             let error = OutboundPolicy::parse(&[rule]).expect_err(rule).to_string();
             assert!(error.contains(part), "{rule}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_denial_names_no_user_and_no_password() {
+        for (uri, expected) in [
+            ("http://u:5ecretpw@example.test/5ecret?5ecret", "http://example.test"),
+            ("https://5ecret@[::1]:9/", "https://[::1]:9"),
+            ("http://u:5ecret%40pw@h:80/", "http://h:80"),
+        ] {
+            let uri: Uri = uri.parse().expect("a test's URI");
+            assert_eq!(origin(&uri).to_string(), expected);
+            assert_eq!(allowing_line(&uri).to_string(), format!("allowed-outbound-hosts = [\"{expected}\"]"));
         }
     }
 

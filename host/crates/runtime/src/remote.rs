@@ -187,10 +187,16 @@ fn path_and_query(uri: &Uri) -> PathAndQuery {
 
 fn prepare(headers: &mut HeaderMap, authority: Option<&Authority>, hop: Hop) {
     remove_hop_by_hop(headers);
-    if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+    if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(without_user(authority)).ok()) {
         headers.insert(HOST, host);
     }
     headers.insert(HOPS, u16::from(hop.depth).into());
+}
+
+/// Host and port. A user and password must not be in a `Host` header, and servers log that.
+fn without_user(authority: &Authority) -> &str {
+    let authority = authority.as_str();
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 /// Removes what concerns one connection only, and what `Connection` says does.
@@ -280,6 +286,15 @@ mod tests {
         }
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+    }
+
+    #[test]
+    fn no_user_and_no_password_is_in_the_host_header() {
+        for (authority, expected) in
+            [("u:5ecretpw@example.test:81", "example.test:81"), ("[::1]:80", "[::1]:80"), ("h", "h")]
+        {
+            assert_eq!(without_user(&Authority::from_static(authority)), expected);
+        }
     }
 
     #[test]

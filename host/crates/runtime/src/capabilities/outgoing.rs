@@ -13,7 +13,7 @@ use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, Reque
 use crate::body::{Body, BodyError};
 use crate::dispatch::{Hop, Target};
 use crate::guest::Guest;
-use crate::outbound::{OutboundPolicy, allowing_line};
+use crate::outbound::{OutboundPolicy, allowing_line, origin};
 use crate::rehearsal::Stage;
 use crate::steps;
 use crate::worker::Worker;
@@ -104,10 +104,6 @@ impl WasiHttpHooks for Outgoing {
 /// What `send_request` returns beside the answer: here the connection is driven elsewhere.
 fn nothing_left_to_send() -> Sent {
     Box::new(std::future::ready(Ok(())))
-}
-
-fn origin(uri: &Uri) -> String {
-    format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", |authority| authority.as_str()))
 }
 
 impl Target {

@@ -20,6 +20,7 @@ use store::{FirstValues, Limits, Overlay, Recording, Store};
 use super::findings::Skip;
 use super::tap::{self, Tap, Tapped};
 use crate::body::{self, Body, BodyError, answer_length, content_length};
+use crate::outbound::origin;
 
 /// Requests that a live run may send.
 const MAX_EXCHANGES: usize = 32;
@@ -220,7 +221,8 @@ impl Replay {
             None => {
                 let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
                 if refused.len() < MAX_EXCHANGES {
-                    refused.push(format!("{} {}", head.method, head.uri));
+                    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+                    refused.push(format!("{} {}{path}", head.method, origin(&head.uri)));
                 }
                 Err(BodyError::HttpRequestDenied)
             }
@@ -307,7 +309,8 @@ mod tests {
             assert_eq!(replayed(&replay, request).await.expect("an answer"), answer);
         }
         assert!(replay.refused().is_empty());
-        let others = [get(), post("z"), request(Method::PUT, "http://a/b", ""), request(Method::GET, "http://a/c", "")];
+        let others =
+            [get(), post("z"), request(Method::PUT, "http://u:pw@a/b", ""), request(Method::GET, "http://a/c", "")];
         for request in others {
             assert!(matches!(replayed(&replay, request).await, Err(BodyError::HttpRequestDenied)));
         }
