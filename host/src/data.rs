@@ -146,7 +146,7 @@ fn unwritable(directory: &Path) -> String {
 
 fn report(recovery: &Recovery, store: &DurableStore) {
     let Recovery { records, segments, bytes, torn, lost, leftovers, foreign, .. } = recovery;
-    let keys = store.stats().keys;
+    let keys = store.stats().map(|stats| stats.keys);
     tracing::info!(keys, records, segments, bytes, "the store was recovered");
     if let Some(torn) = torn {
         tracing::warn!("the store's log had a torn tail: {torn}");

@@ -160,6 +160,14 @@ fn hosts_that_use_one_store_agree() {
     // Also on the internal address of those whose store it isn't.
     assert_eq!(hosts[0].ask(&["kv", "get", "key-1"]).expect(0, &[]).stdout, "two");
     assert_eq!(hosts[0].internal().get("/kv/default").expect(200).json(), json!({ "keys": ["key-1", "key-2"] }));
+    // They are counted where they are.
+    for (host, counted) in [(&owner, true), (&hosts[0], false)] {
+        let keys = host.internal().get("/status").expect(200).json()["store"]["keys"].clone();
+        assert_eq!(keys, if counted { json!(2) } else { json!(null) });
+        assert_eq!(host.internal().get("/metrics").expect(200).text().contains("store_keys"), counted);
+        let text = host.ask(&["status"]).expect(0, &[]).stdout;
+        assert_eq!(text.contains("store: 2 keys"), counted, "{text}");
+    }
 }
 
 #[test]

@@ -77,7 +77,10 @@ fn summary(text: &mut String, facts: &Facts) {
     let (busy, idle) = (sum(|component| component.guests.busy), sum(|component| component.guests.idle));
     let waiting = sum(|component| component.guests.waiting);
     write(text, format_args!("guests: {busy} busy, {idle} idle; {waiting} requests wait for one\n"));
-    write(text, format_args!("store: {} keys", facts.store.keys));
+    match facts.store.keys {
+        Some(keys) => write(text, format_args!("store: {keys} keys")),
+        None => text.push_str("store: another host's"),
+    }
     if let Some(bytes) = facts.store.log_bytes {
         write(text, format_args!(", {} KiB of log", bytes.div_ceil(1024)));
     }
@@ -227,6 +230,15 @@ storage    a          available          in-process  120 ms ago  0
 s          long-name  unavailable (out)  http://x:1  61 s ago    3
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn keys_that_nobody_counted_are_not_told() {
+        let mut facts = facts();
+        facts["store"] = json!({"keys": null, "log_bytes": null});
+        facts["history"]["sync_p99_ms"] = json!([null, null]);
+        let text = text(&serde_json::from_value(facts).expect("facts"));
+        assert!(text.contains("\nstore: another host's\nhost: "), "{text}");
     }
 
     #[test]

@@ -85,8 +85,8 @@ pub(crate) struct GuestFacts {
 /// The store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StoreFacts {
-    /// How many keys there are.
-    pub(crate) keys: u64,
+    /// How many keys there are; null if another host has them.
+    pub(crate) keys: Option<u64>,
     /// How large its log on this host's disk is; null if it has none.
     pub(crate) log_bytes: Option<u64>,
 }
@@ -169,7 +169,7 @@ impl Observer {
             retries: sources.registry.snapshot().namespaces().map(|group| group.retries()).sum(),
             history,
             store: StoreFacts {
-                keys: sources.store.stats().keys,
+                keys: sources.store.stats().map(|stats| stats.keys),
                 log_bytes: sources.durable.as_ref().and_then(|store| store.log_bytes()),
             },
             failures: failures.list(),

@@ -180,7 +180,9 @@ impl Sources {
         for (component, result, count) in self.swapper.counts() {
             swaps.sample(&[("component", &component), ("result", result)], count)?;
         }
-        encoder.gauge("store_keys", "Keys in the store")?.sample(&[], self.store.stats().keys)?;
+        if let Some(stats) = self.store.stats() {
+            encoder.gauge("store_keys", "Keys in the store")?.sample(&[], stats.keys)?;
+        }
         if let Some(bytes) = self.durable.as_ref().and_then(|store| store.log_bytes()) {
             encoder.gauge("store_log_bytes", "Bytes of the store's log on disk")?.sample(&[], bytes)?;
             self.commits.encode(encoder)?;

@@ -126,8 +126,8 @@ pub trait Store: Send + Sync + 'static {
     /// Removes several keys, all or none. One that doesn't exist is no error. At most [`Limits::batch`].
     fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: &'a [String]) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// How much the store holds, for metrics. Doesn't wait; may be a moment old.
-    fn stats(&self) -> Stats;
+    /// How much the store holds, for metrics. Doesn't wait; may be a moment old. `None` if it isn't known here.
+    fn stats(&self) -> Option<Stats>;
 }
 
 /// Part of a bucket's keys.

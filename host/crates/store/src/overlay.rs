@@ -206,7 +206,7 @@ impl Store for Overlay {
     }
 
     /// Of what the run has touched.
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> Option<Stats> {
         self.own.stats()
     }
 }

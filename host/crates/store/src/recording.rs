@@ -234,7 +234,7 @@ impl Store for Recording {
         })
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> Option<Stats> {
         self.store.stats()
     }
 }

@@ -273,7 +273,7 @@ impl Store for DurableStore {
         })
     }
 
-    fn stats(&self) -> Stats {
-        self.keys.read().stats()
+    fn stats(&self) -> Option<Stats> {
+        Some(self.keys.read().stats())
     }
 }
