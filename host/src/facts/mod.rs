@@ -47,7 +47,7 @@ pub(crate) struct Facts {
     pub(crate) components: Vec<ComponentFacts>,
     /// Requests whose answer has not ended.
     pub(crate) in_flight: u64,
-    /// Requests that were sent to another instance, of all namespaces there are.
+    /// Requests that were sent to another instance, since the start.
     pub(crate) retries: u64,
     /// The last quarter of an hour.
     pub(crate) history: History,
@@ -166,7 +166,7 @@ impl Observer {
             instances,
             components: components(metrics, infos),
             in_flight: metrics.in_flight_now(),
-            retries: sources.registry.snapshot().namespaces().map(|group| group.retries()).sum(),
+            retries: sources.registry.snapshot().retries().total(),
             history,
             store: StoreFacts {
                 keys: sources.store.stats().map(|stats| stats.keys),
@@ -232,6 +232,19 @@ fn is_zero(count: &usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn retries_are_told_when_their_namespace_has_vanished() {
+        let registry = registry::Registry::new(registry::Config::default());
+        let observer = Observer::of(&registry);
+        let (namespace, name) = ("n".parse().expect("a name"), "a".parse().expect("a name"));
+        let address = "http://10.0.0.7:1".parse().expect("an address");
+        registry.register(&namespace, &name, address, Instant::now()).expect("there is room");
+        registry.snapshot().namespace("n").expect("it is there").count_retry();
+        assert_eq!(observer.facts(1 << 20).retries, 1);
+        assert!(registry.deregister(&namespace, &name));
+        assert_eq!(observer.facts(1 << 20).retries, 1);
+    }
 
     #[test]
     fn what_is_unavailable_is_listed_first_if_not_all_fit() {

@@ -7,8 +7,8 @@
 //! - [`exposition`]: the two text formats, and which of them a client gets.
 //!
 //! Whatever somebody else counts anyway (the registry, the store, the runtime) is asked when a scrape comes, and never in
-//! between. Everything lives as long as the process, so no counter ever goes back. Labels are bounded: each has its bound
-//! where its values come from, and here for namespaces, which anybody who may register can make up.
+//! between. Everything that counts lives as long as the process, so no counter ever goes back. Labels are bounded: each has its
+//! bound where its values come from.
 
 mod exposition;
 mod histogram;
@@ -39,9 +39,8 @@ pub(crate) use exposition::Format;
 pub(crate) use http::Handler;
 pub(crate) use store::Commits;
 
-/// Namespaces that have a label of their own. Those of this host come first, then the others by name; what is left is
-/// counted together, as `other`.
-const NAMESPACES: usize = 128;
+/// What namespaces are called that the registry counts together because there are too many.
+const REST: &str = "other";
 
 /// Everything that is measured. Clones are the same.
 #[derive(Clone)]
@@ -196,36 +195,36 @@ impl Sources {
     }
 
     fn instances(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
-        let namespaces = self.namespaces();
+        let snapshot = self.registry.snapshot();
+        let mut rest = None;
         let mut instances = encoder.gauge("instances", "Instances that are registered")?;
-        for Namespace { name, available, total, .. } in &namespaces {
-            for (state, count) in [("available", *available), ("unavailable", total - available)] {
+        let mut show = |name: &str, available: usize, total: usize| -> fmt::Result {
+            for (state, count) in [("available", available), ("unavailable", total - available)] {
                 instances.sample(&[("namespace", name), ("state", state)], count as u64)?;
             }
+            Ok(())
+        };
+        for group in snapshot.namespaces() {
+            let (available, total) = (group.available(), group.total());
+            if group.is_named() {
+                show(group.namespace().as_str(), available, total)?;
+            } else {
+                let (more_available, more) = rest.unwrap_or_default();
+                rest = Some((more_available + available, more + total));
+            }
+        }
+        if let Some((available, total)) = rest {
+            show(REST, available, total)?;
         }
         let mut retries = encoder.counter("retries", "Requests that were sent to another instance")?;
-        for Namespace { name, retries: count, .. } in &namespaces {
-            retries.sample(&[("namespace", name)], *count)?;
+        let counted = snapshot.retries();
+        for (namespace, count) in &counted.named {
+            retries.sample(&[("namespace", namespace.as_str())], *count)?;
+        }
+        if rest.is_some() || counted.rest > 0 {
+            retries.sample(&[("namespace", REST)], counted.rest)?;
         }
         Ok(())
-    }
-
-    /// What is shown of each namespace, at most [`NAMESPACES`] by their names.
-    fn namespaces(&self) -> Vec<Namespace> {
-        let snapshot = self.registry.snapshot();
-        let revisions = self.runtime.revisions();
-        let own = |name: &str| revisions.iter().any(|revision| revision.spec().namespace.as_str() == name);
-        let (mut groups, others): (Vec<_>, Vec<_>) =
-            snapshot.namespaces().partition(|group| own(group.namespace().as_str()));
-        groups.extend(others);
-        let named = groups.len().min(NAMESPACES);
-        let mut namespaces: Vec<_> =
-            groups[..named].iter().map(|group| Namespace::new(group.namespace().as_str()).with(group)).collect();
-        if named < groups.len() {
-            let rest = groups[named..].iter();
-            namespaces.push(rest.fold(Namespace::new("other"), |sum, group| sum.with(group)));
-        }
-        namespaces
     }
 
     fn guests(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
@@ -259,25 +258,48 @@ impl Sources {
     }
 }
 
-/// What is shown of a namespace, or of several together.
-struct Namespace {
-    name: String,
-    available: usize,
-    total: usize,
-    retries: u64,
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
 
-impl Namespace {
-    fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), available: 0, total: 0, retries: 0 }
-    }
+    use super::*;
 
-    fn with(self, group: &registry::Group) -> Self {
-        Self {
-            name: self.name,
-            available: self.available + group.available(),
-            total: self.total + group.total(),
-            retries: self.retries + group.retries(),
+    #[tokio::test]
+    async fn a_namespace_with_series_of_its_own_keeps_them() {
+        let (registry, now) = (Registry::new(registry::Config::default()), Instant::now());
+        let metrics = Metrics::of(&registry);
+        let register = |namespace: &str| {
+            let address = "http://10.0.0.7:1".parse().expect("an address");
+            let (namespace, name) = (namespace.parse().expect("a name"), "a".parse().expect("a name"));
+            registry.register(&namespace, &name, address, now).expect("there is room");
+        };
+        let retried = |namespace: &str| registry.snapshot().namespace(namespace).expect("it is there").count_retry();
+        let shown = async || {
+            let text = metrics.scrape(&HeaderMap::new()).await.1;
+            let text = String::from_utf8(text.to_vec()).expect("text");
+            let ours = |line: &&str| line.starts_with("retries_total{") || line.starts_with("instances{");
+            text.lines().filter(ours).map(str::to_owned).collect::<BTreeSet<_>>()
+        };
+        for number in 100..228 {
+            register(&format!("n-{number}"));
         }
+        retried("n-227");
+        let before = shown().await;
+        assert!(before.contains("retries_total{namespace=\"n-227\"} 1"), "{before:?}");
+        assert!(!before.iter().any(|line| line.contains(REST)), "{before:?}");
+
+        // It comes before the others in order of name.
+        register("a");
+        retried("a");
+        let after = shown().await;
+        assert!(before.is_subset(&after), "{after:?}");
+        let new: Vec<_> = after.difference(&before).map(String::as_str).collect();
+        let expected = [
+            "instances{namespace=\"other\",state=\"available\"} 1",
+            "instances{namespace=\"other\",state=\"unavailable\"} 0",
+            "retries_total{namespace=\"other\"} 1",
+        ];
+        assert_eq!(new, expected);
     }
 }

@@ -7,7 +7,7 @@
 //! - [`lease`]: how long a remote instance lives without a heartbeat.
 //! - [`health`]: when failures make an instance unavailable, and what brings it back.
 //! - [`balance`]: exact round robin.
-//! - [`retry`]: how many requests may be sent a second time.
+//! - [`retry`]: how many requests may be sent a second time; [`Retries`]: how many were, by namespace.
 //! - [`snapshot`]: what the data plane reads: immutable, without a lock.
 //! - [`registry`](crate::Registry): puts them together; the only thing that changes.
 //!
@@ -21,9 +21,11 @@ mod registry;
 pub mod retry;
 pub mod snapshot;
 mod sorted;
+mod tally;
 
 pub use health::HealthPolicy;
 pub use instance::{Address, InstanceInfo, InvalidAddress, InvalidName, Location, Name, Namespace, Rotation};
 pub use registry::{Config, RegisterError, Registration, Registry, UnknownInstance};
 pub use retry::{RetryBudget, RetryPolicy};
 pub use snapshot::{Group, Member, Snapshot};
+pub use tally::Retries;

@@ -2,7 +2,7 @@
 //!
 //! A snapshot lives until the last reader lets go of it; every change of the registry publishes a new one, which shares
 //! almost everything with the old one. Two things are shared by all snapshots, so that they hold across changes: a
-//! namespace's turn and count of retries, and a member's own state. Bounded by the registry's `max_instances`.
+//! namespace's turn and the tally of retries, and a member's own state. Bounded by the registry's `max_instances`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::balance::RoundRobin;
 use crate::instance::{Location, Name, Namespace, Rotation};
 use crate::sorted::{Named, Sorted};
+use crate::tally::{Count, Retries, Tally};
 
 /// All namespaces at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     groups: Sorted<Arc<Group>>,
+    tally: Arc<Tally>,
 }
 
 /// One namespace at one moment.
@@ -26,7 +28,7 @@ pub struct Group {
     available: Sorted<Arc<Member>>,
     turns: Arc<RoundRobin>,
     /// Requests that were tried again.
-    retries: Arc<AtomicU64>,
+    retries: Count,
 }
 
 /// An instance. When it re-registers at another address, another member takes its place.
@@ -58,6 +60,11 @@ impl Snapshot {
         self.groups.iter()
     }
 
+    /// How many requests were tried again.
+    pub fn retries(&self) -> Retries {
+        self.tally.retries()
+    }
+
     pub(crate) fn add(&mut self, namespace: &Namespace) {
         if self.groups.find(namespace.as_str()).is_none() {
             self.groups.insert(Arc::new(Group {
@@ -65,7 +72,7 @@ impl Snapshot {
                 all: Sorted::default(),
                 available: Sorted::default(),
                 turns: Arc::default(),
-                retries: Arc::default(),
+                retries: self.tally.of(namespace, false),
             }));
         }
     }
@@ -79,6 +86,10 @@ impl Snapshot {
         self.add(&member.namespace);
         let group = self.groups.find_mut(member.namespace.as_str()).expect("was just added");
         let group = Arc::make_mut(group);
+        if !group.retries.is_own {
+            // There may be room by now, or this is the first of this host's own.
+            group.retries = self.tally.of(&member.namespace, member.location == Location::InProcess);
+        }
         group.all.insert(member.clone());
         if member.is_available() {
             group.available.insert(member.clone());
@@ -125,12 +136,12 @@ impl Group {
 
     /// Counts a request of the namespace that is tried again.
     pub fn count_retry(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
+        self.retries.add();
     }
 
-    /// How many were tried again since the namespace is known.
-    pub fn retries(&self) -> u64 {
-        self.retries.load(Ordering::Relaxed)
+    /// Whether it has a name of its own where namespaces are counted; if not, it is part of the rest.
+    pub fn is_named(&self) -> bool {
+        self.retries.is_own
     }
 
     /// How many members are available.
