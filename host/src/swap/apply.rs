@@ -118,8 +118,9 @@ impl Swapper {
         let rejected = |reason| SwapError::Rejected { reason };
         let revision = prepared.map_err(|reason| of_component(name, rejected(reason)))?;
         let (policy, source) = (component.swap.clone(), component.source.clone());
+        let counts = self.all_counts().entry(name.clone()).or_default().clone();
         let past = Past::recorded(&history, &component.spec).collect();
-        let slot = Slot::new(revision.clone(), past, policy, source, identity, history);
+        let slot = Slot::new(revision.clone(), past, policy, source, identity, history, counts);
         Ok(Item { slot, revision, size: component.code.bytes().len() as u64, code: Some(component.code.clone()) })
     }
 }

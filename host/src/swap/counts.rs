@@ -1,4 +1,5 @@
-//! How swaps of a component have ended, for metrics. Lives as long as its slot.
+//! How swaps of a component have ended, for metrics. Belongs to its name and lives as long as the process, so that no
+//! counter goes back when it leaves the manifest and comes again. There are as many as manifests have named components.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -29,7 +29,7 @@ use tokio::sync::Mutex as Turn;
 use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::counts::Ending;
+use self::counts::{Counts, Ending};
 use self::history::HistoryError;
 use self::slot::{Slot, WAITING};
 use self::step::Step;
@@ -55,6 +55,8 @@ struct Inner {
     /// `revisions` in the data directory: a folder for each component.
     folder: PathBuf,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+    /// By the component's name; those that are not served any more are kept.
+    counts: Mutex<BTreeMap<String, Arc<Counts>>>,
     /// Held while what is on disk and what is served differ.
     publishing: Turn<()>,
     stopping: AtomicBool,
@@ -114,8 +116,9 @@ impl Swapper {
 
     /// How many swaps of each component have ended how, for metrics.
     pub(crate) fn counts(&self) -> Vec<(String, &'static str, u64)> {
-        let slots = self.slots();
-        let counts = slots.values().flat_map(|slot| slot.counts.all().map(|(name, count)| (&slot.name, name, count)));
+        let counts = self.all_counts();
+        let counts =
+            counts.iter().flat_map(|(name, counts)| counts.all().map(move |(ending, count)| (name, ending, count)));
         counts.map(|(component, ending, count)| (component.clone(), ending, count)).collect()
     }
 
@@ -345,6 +348,10 @@ impl Swapper {
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Slot>>> {
         self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_counts(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Counts>>> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_running(&self) -> Result<(), SwapError> {

@@ -26,8 +26,8 @@ pub(super) struct Slot {
     pub(super) turn: Turn<()>,
     /// Places for swaps, the one under way included.
     pub(super) places: Semaphore,
-    /// How its swaps have ended.
-    pub(super) counts: Counts,
+    /// How the swaps of the component of that name have ended.
+    pub(super) counts: Arc<Counts>,
     /// What is kept on disk. Locked where blocking is allowed.
     pub(super) history: Mutex<History>,
     state: Mutex<State>,
@@ -124,6 +124,7 @@ impl Slot {
         source: Source,
         identity: SourceIdentity,
         history: History,
+        counts: Arc<Counts>,
     ) -> Arc<Self> {
         let recent = Recent::new(policy.watch_for, Instant::now(), revision.outcomes());
         let state = State {
@@ -136,7 +137,7 @@ impl Slot {
             identity,
         };
         Arc::new(Self {
-            counts: Counts::default(),
+            counts,
             name: revision.spec().name.clone(),
             turn: Turn::default(),
             places: Semaphore::new(WAITING),

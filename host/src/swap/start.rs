@@ -38,9 +38,11 @@ impl Swapper {
             revisions.push(slot.state().active.revision.clone());
             slots.insert(slot.name.clone(), slot);
         }
+        let counts = slots.iter().map(|(name, slot)| (name.clone(), slot.counts.clone())).collect();
         runtime.publish_first(revisions).map_err(|error| Exit::new(exit::USAGE, error))?;
         let (publishing, stopping) = Default::default();
-        Ok(Self(Arc::new(Inner { runtime, folder, slots: Mutex::new(slots), publishing, stopping, failures })))
+        let (slots, counts) = (Mutex::new(slots), Mutex::new(counts));
+        Ok(Self(Arc::new(Inner { runtime, folder, slots, counts, publishing, stopping, failures })))
     }
 }
 
@@ -106,6 +108,6 @@ impl Beginning {
             }
         }
         past.extend(Past::recorded(&self.history, &spec));
-        Ok(Slot::new(revision, past, swap, source, self.identity, self.history))
+        Ok(Slot::new(revision, past, swap, source, self.identity, self.history, Arc::default()))
     }
 }
