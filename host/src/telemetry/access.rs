@@ -9,11 +9,9 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use trace::TraceId;
-use tracing_subscriber::fmt::format;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::writer::Lines;
-use super::{Level, LogFormat, LogLevel};
+use super::{Level, LogFormat, LogLevel, now};
 
 /// Bytes of a path, a method or a name that are written.
 const LONGEST: usize = 256;
@@ -140,12 +138,6 @@ impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
     }
-}
-
-/// The time, as `tracing` writes it.
-fn now(line: &mut String) {
-    // Writing to a String can't fail.
-    let _ = SystemTime.format_time(&mut format::Writer::new(line));
 }
 
 /// Writes text that came from outside, as it is within a JSON string. The same for people: no control characters, so no

@@ -12,7 +12,11 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Layer, Registry};
 
 pub(crate) use access::{AccessLog, Entry};
 pub(crate) use level::{Level, LogLevel};
@@ -49,16 +53,30 @@ pub(crate) struct Log {
 /// Starts logging for the whole process. A second call changes nothing, and what it returns writes only the lines of
 /// requests.
 pub(crate) fn start(format: LogFormat, level: LogLevel) -> Log {
-    let (lines, guard) = writer::start(std::io::stderr());
+    let (lines, guard) = writer::start(std::io::stderr(), format);
     let (level, filter) = Level::new(level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
-    let layer = match format {
-        LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
-    };
+    let layer = layer(format, std::io::stderr().is_terminal(), lines.clone());
     // Only a second call can fail, and the first one's settings stay.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     Log { format, level, lines, guard }
+}
+
+/// How events are written.
+fn layer<W>(format: LogFormat, colours: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Text => layer.with_ansi(colours).boxed(),
+    }
+}
+
+/// The time, as `tracing` writes it.
+fn now(line: &mut String) {
+    // Writing to a String can't fail.
+    let _ = SystemTime.format_time(&mut Writer::new(line));
 }
 
 impl Log {

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::LogFormat;
+
 /// Most bytes that wait to be written.
 const BYTES: usize = 8 << 20;
 
@@ -71,14 +73,14 @@ pub(crate) struct Flush(Lines);
 pub(crate) struct Dropped(Arc<AtomicU64>);
 
 /// Starts the writing thread.
-pub(super) fn start(output: impl Write + Send + 'static) -> (Lines, Guard) {
+pub(super) fn start(output: impl Write + Send + 'static, format: LogFormat) -> (Lines, Guard) {
     let shared = Shared { queue: Mutex::default(), wake: Condvar::new(), dropped: Dropped::default() };
     let lines = Lines(Arc::new(shared));
     let (finished, ended) = sync_channel(1);
     let thread = {
         let lines = lines.clone();
         move || {
-            lines.0.write_lines(output);
+            lines.0.write_lines(output, format);
             // The guard may have given up waiting.
             let _ = finished.try_send(());
         }
@@ -92,7 +94,7 @@ pub(super) fn start(output: impl Write + Send + 'static) -> (Lines, Guard) {
 
 impl Shared {
     /// Returns when it is stopped. A log that can't be written can't be reported either, so errors are passed over.
-    fn write_lines(&self, mut output: impl Write) {
+    fn write_lines(&self, mut output: impl Write, format: LogFormat) {
         let mut text = Vec::new();
         loop {
             let mut queue = self.wait();
@@ -104,7 +106,7 @@ impl Shared {
 
             let _ = output.write_all(&text);
             if dropped > 0 {
-                let _ = writeln!(output, r#"{{"level":"WARN","message":"log lines were dropped","lines":{dropped}}}"#);
+                let _ = output.write_all(told(dropped, format).as_bytes());
             }
             let _ = output.flush();
             for flushed in flushes {
@@ -130,6 +132,19 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing panics under the lock.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The line that says how many were dropped, as `tracing` would write it: the thread can't wait for its own queue.
+fn told(dropped: u64, format: LogFormat) -> String {
+    let mut time = String::new();
+    super::now(&mut time);
+    let (message, target) = ("log lines were dropped", module_path!());
+    match format {
+        LogFormat::Json => format!(
+            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{message}\",\"lines\":{dropped},\"target\":\"{target}\"}}\n"
+        ),
+        LogFormat::Text => format!("{time}  WARN {target}: {message} lines={dropped}\n"),
     }
 }
 
@@ -228,6 +243,8 @@ impl Write for &Lines {
 mod tests {
     use std::sync::mpsc::{Sender, channel};
 
+    use tracing_subscriber::prelude::*;
+
     use super::*;
 
     /// Collects what is written; its first write waits until the test lets go of `gate`.
@@ -265,7 +282,7 @@ mod tests {
             let (open, gate) = channel();
             let (written, writes) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<AtomicU64>::default());
             let output = Slow { gate: Some(gate), written: written.clone(), writes: writes.clone() };
-            let (lines, guard) = start(output);
+            let (lines, guard) = start(output, LogFormat::Json);
             Self { lines, guard, open, written, writes }
         }
 
@@ -293,6 +310,27 @@ mod tests {
         let written = stalled.end();
         assert_eq!(written.lines().filter(|line| line.len() == 1023).count() + dropped, total);
         assert!(written.contains(&format!("\"lines\":{dropped}")), "{dropped}");
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_as_everything_else_is() {
+        /// What `tracing` writes of the same event.
+        fn written(format: LogFormat) -> String {
+            let output = Arc::<Mutex<Vec<u8>>>::default();
+            let writer = {
+                let output = output.clone();
+                move || Slow { gate: None, written: output.clone(), writes: Arc::default() }
+            };
+            let subscriber = tracing_subscriber::registry().with(crate::telemetry::layer(format, false, writer));
+            tracing::subscriber::with_default(subscriber, || tracing::warn!(lines = 3_u64, "log lines were dropped"));
+            String::from_utf8(output.lock().expect("no panics").clone()).expect("text")
+        }
+        // The same but for the moment.
+        let timeless = |line: &str| line.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>();
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let here = written(format).replace("writer::tests", "writer");
+            assert_eq!(timeless(&told(3, format)), timeless(&here));
+        }
     }
 
     #[test]
