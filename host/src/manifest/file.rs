@@ -13,7 +13,7 @@ use runtime::PathPattern;
 use runtime::Promote;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 use crate::client::HostUrl;
@@ -97,10 +97,8 @@ pub(super) struct Component {
     pub(super) handlers: Option<Spanned<BTreeMap<Spanned<String>, Parsed<PathPattern>>>>,
     pub(super) namespace: Option<Parsed<Namespace>>,
     pub(super) instances: Option<Spanned<Vec<Spanned<String>>>>,
-    #[serde(default)]
-    pub(super) environment: BTreeMap<Spanned<String>, Spanned<String>>,
-    #[serde(default)]
-    pub(super) config: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(super) environment: Option<Spanned<Unprinted>>,
+    pub(super) config: Option<Spanned<Unprinted>>,
     pub(super) allowed_outbound_hosts: Option<Spanned<Vec<String>>>,
     pub(super) key_value_buckets: Option<Vec<Spanned<String>>>,
     #[serde(default)]
@@ -136,6 +134,65 @@ pub(super) struct HealthCheck {
     pub(super) timeout: Option<Period>,
     pub(super) unhealthy_after: Option<Count>,
     pub(super) healthy_after: Option<Count>,
+}
+
+/// What may hold secrets. Takes whatever there is, as the parser's errors would print what they found; whether it is what it
+/// should be is for `resolve` to say.
+pub(super) enum Unprinted {
+    Text(String),
+    Table(BTreeMap<Spanned<String>, Spanned<Unprinted>>),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Unprinted {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Anything;
+        impl<'de> Visitor<'de> for Anything {
+            type Value = Unprinted;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a table of strings")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Unprinted, E> {
+                Ok(Unprinted::Text(text.to_owned()))
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Unprinted, E> {
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Unprinted, E> {
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Unprinted, E> {
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_i128<E: Error>(self, _: i128) -> Result<Unprinted, E> {
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_u128<E: Error>(self, _: u128) -> Result<Unprinted, E> {
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Unprinted, E> {
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<Unprinted, S::Error> {
+                while items.next_element::<Unprinted>()?.is_some() {}
+                Ok(Unprinted::Other)
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Unprinted, M::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(Unprinted::Table)
+            }
+        }
+        from.deserialize_any(Anything)
+    }
 }
 
 /// A directory for a guest: `"./data"`, read only, or `{ path = "./data", writable = true }`.

@@ -540,14 +540,14 @@ impl Resolver<'_> {
     /// The flags' variables beat the manifest's, which beat the API keys that the gateway gets.
     fn environment(
         &self,
-        typed: BTreeMap<Spanned<String>, Spanned<String>>,
+        typed: Option<Spanned<file::Unprinted>>,
         keys: Option<&str>,
     ) -> Result<Vec<(String, String)>> {
         let mut environment = BTreeMap::new();
         if let Some(keys) = keys {
             environment.insert(API_KEYS.to_owned(), keys.to_owned());
         }
-        for (key, value) in typed {
+        for (key, value) in self.texts("environment", typed)? {
             let name = key.get_ref();
             if name.is_empty() || name.contains(['=', '\0']) {
                 let message = format!(
@@ -565,8 +565,35 @@ impl Resolver<'_> {
         Ok(environment.into_iter().collect())
     }
 
-    fn config(&self, typed: BTreeMap<Spanned<String>, Spanned<String>>) -> Result<Vec<(String, String)>> {
-        let pairs = typed.into_iter().map(|(key, value)| {
+    /// A table of strings. No message has a value: it may be a secret.
+    fn texts(
+        &self,
+        table: &str,
+        typed: Option<Spanned<file::Unprinted>>,
+    ) -> Result<Vec<(Spanned<String>, Spanned<String>)>> {
+        let Some(typed) = typed else { return Ok(Vec::new()) };
+        let span = typed.span();
+        let file::Unprinted::Table(pairs) = typed.into_inner() else {
+            let message =
+                format!("\"{table}\" is not a table of strings; write it like {table} = {{ NAME = \"value\" }}");
+            return Err(self.document.place(Some(span)).error(message));
+        };
+        let pairs = pairs.into_iter().map(|(key, value)| {
+            let span = value.span();
+            match value.into_inner() {
+                file::Unprinted::Text(text) => Ok((key, Spanned::new(span, text))),
+                _ => {
+                    let name = key.get_ref().escape_debug();
+                    let message = format!("the value of \"{name}\" in {table}: expected a string; write it in quotes");
+                    Err(self.document.place(Some(span)).error(message))
+                }
+            }
+        });
+        pairs.collect()
+    }
+
+    fn config(&self, typed: Option<Spanned<file::Unprinted>>) -> Result<Vec<(String, String)>> {
+        let pairs = self.texts("config", typed)?.into_iter().map(|(key, value)| {
             if key.get_ref().is_empty() {
                 return Err(self.at(&key, "a config value needs a name; write one before the \"=\""));
             }

@@ -276,6 +276,49 @@ fn an_open_internal_address_needs_a_token_or_consent() {
     loaded(&format!("{open}allow-unauthenticated = true"));
 }
 
+#[test]
+fn no_value_of_an_environment_or_configuration_is_printed() {
+    let folder = folder();
+    for table in ["environment", "config"] {
+        for value in [
+            "987654321",
+            "-987654321",
+            "98765432198765432198765432100",
+            "98765.4321",
+            "0x987654321",
+            "9876-05-04T03:02:01Z",
+            "9876-05-04",
+            "['987654321']",
+            "{ a = 987654321 }",
+            "[9876-05-04]",
+            "0987654321",
+            "s3cret",
+            "98s3cret",
+            "'s3cret",
+            "\"s3cret\\z\"",
+            "s3cret\"",
+            "true",
+        ] {
+            for rest in [
+                format!("{table} = {{ PASSWORD = {value} }}"),
+                format!("[components.a.{table}]\nPASSWORD = {value}"),
+                format!("{table}.PASSWORD = {value}"),
+                format!("{table} = {value}"),
+                format!("{table} = 's3cret'"),
+            ] {
+                let text = format!("[components.a]\nsource = 'a.wasm'\n{rest}\n");
+                let error = load_from(folder.path(), &text, RunArgs::default(), &Environment::default());
+                let said = error.err().unwrap_or_else(|| panic!("this was accepted:\n{text}")).to_string();
+                let said = said.replace(&folder.path().display().to_string(), "");
+                for part in ["9876", "4321", "s3cret", "true", "05"] {
+                    assert!(!said.contains(part), "{text}\n{said}");
+                }
+                assert!(said.contains(":3:") || said.contains(":4:"), "{text}\n{said}");
+            }
+        }
+    }
+}
+
 /// Each mistake: the manifest, the line that must be named, and what must be said about it.
 #[test]
 fn every_mistake_is_named_with_its_line_and_the_fix() {
@@ -352,7 +395,7 @@ fn every_mistake_is_named_with_its_line_and_the_fix() {
         (component("").replace("a.wasm", "builtin:x"), 2, &["built in are: gateway, storage, echo"]),
         // What components are granted.
         (component("environment = { '' = 'x' }"), 3, &["can't be a variable's name"]),
-        (component("environment = { A = 1 }"), 3, &["expected a string"]),
+        (component("environment = { A = 1 }"), 3, &["\"A\"", "expected a string"]),
         (component("config = { who = '{instance}' }"), 3, &["only known in the values of environment"]),
         (component("directories = { '/d' = '{instance}' }"), 3, &["only known in the values of environment"]),
         (component("directories = { '/d' = 'nowhere' }"), 3, &["nowhere can't be opened", "create it"]),
