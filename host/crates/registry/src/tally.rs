@@ -2,8 +2,8 @@
 //!
 //! One for each registry, shared by all its snapshots. A namespace that vanishes and comes back goes on counting. Bounded:
 //! [`NAMED`] namespaces have a count of their own, and any that has instances in process; the rest is counted together. If
-//! there is no room, one that has vanished makes way, and its count is added to the rest. So no count goes back, and no
-//! namespace that has instances loses its own.
+//! there is no room, one that has vanished makes way, and its count is added to the rest; should it come back, it begins
+//! anew. So neither the rest nor the total goes back, and no namespace that has instances loses its own count.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,7 +31,7 @@ pub(crate) struct Count {
     pub(crate) is_own: bool,
 }
 
-/// How many requests were tried again since the start of the process. No figure ever goes back.
+/// How many requests were tried again since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retries {
     /// By namespace, in order of name; those that have vanished included.
