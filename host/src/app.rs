@@ -1,9 +1,9 @@
 //! `host run`: puts the pieces together, runs them until a signal, and takes them apart.
 //!
-//! The order matters. Signals are heard first, and give up a start that isn't done. Whatever can be wrong with the manifest, the data or a component is found before anything listens.
-//! The two lines on stdout come last, when both addresses answer. The main thread is the control plane's: it accepts
-//! connections, answers the internal address and waits for signals, while the workers serve. The store is closed after
-//! the last request.
+//! The order matters. Signals are heard first, and give up a start that isn't done. Whatever can be wrong with the manifest,
+//! the data or a component is found before anything listens. The two lines on stdout come last, when both addresses answer.
+//! The main thread is the control plane's: it accepts connections and answers the internal address, while the workers serve.
+//! The store is closed after the last request.
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -23,7 +23,7 @@ use crate::telemetry::Flush;
 /// The store's folder in the data directory.
 const STORE: &str = "store";
 
-/// How long the last words of a process that ends at once may take to be written: a stalled stderr must not keep the process alive.
+/// How long the last words of a process that ends at once may take to be written: a stalled stderr must not keep it alive.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Foreign files that are named in the log.

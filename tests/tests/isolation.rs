@@ -313,7 +313,7 @@ fn what_a_guest_prints_is_logged_with_its_origin() {
 fn an_answer_that_its_guest_does_not_finish_breaks_off() {
     let broken = |host: &Host, path: &str, then: &dyn Fn()| {
         let mut wire = host.wire();
-        wire.send(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        wire.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
         let head = wire.head().expect("an answer begins");
         assert_eq!((head.status, wire.chunk().expect("a chunk").as_deref()), (200, Some(&b"chunk 0\n"[..])), "{path}");
         then();
