@@ -53,8 +53,7 @@ pub(crate) trait Ending: Send + Unpin + 'static {
     /// This is how.
     fn ended(&mut self, end: End);
 
-    /// Whether whoever produces it has failed. Asked where the body seems to end: wasmtime gives what a guest left unfinished
-    /// the same end as what it finished.
+    /// Whether whoever produces it has ended before it was done. Asked where the body seems to end.
     fn is_broken(&self) -> bool {
         false
     }
@@ -107,7 +106,7 @@ impl<E: Ending> HttpBody for Watched<E> {
             }
             None if self.is_broken() => {
                 self.end(End::Failed);
-                return Poll::Ready(Some(Err(BodyError::HttpResponseIncomplete)));
+                return Poll::Ready(Some(Err(BodyError::ConnectionTerminated)));
             }
             None => self.end(End::Complete),
             Some(Err(_)) => self.end(End::Failed),
@@ -238,7 +237,7 @@ mod tests {
             let body =
                 Watched::wrap(http_body_util::StreamBody::new(chunks).boxed_unsync(), length, Breaks(Tell(tell)));
             let error = block_on(body.collect()).map(|_| ()).expect_err("it has no end");
-            assert!(matches!(error, BodyError::HttpResponseIncomplete), "{error}");
+            assert!(matches!(error, BodyError::ConnectionTerminated), "{error}");
             assert_eq!(told.iter().collect::<Vec<_>>(), [End::Failed]);
         }
         // What was announced was there.

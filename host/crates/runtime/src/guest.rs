@@ -46,6 +46,8 @@ pub(crate) struct Guest {
     condemned: AtomicBool,
     /// Ends at once, whoever waits.
     cut: AtomicBool,
+    /// It has ended before its work was done.
+    broke_off: AtomicBool,
     /// Whether it is in the pool's list of guests with room. Written under the pool's lock.
     pub(crate) parked: AtomicBool,
     /// Whether it was taken off that list for a request and has not come for one since. Written under the pool's lock.
@@ -112,6 +114,7 @@ impl Guest {
             bell: Doorbell::default(),
             condemned: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            broke_off: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             summoned: AtomicBool::new(false),
             serving: Mutex::new(serving),
@@ -254,6 +257,12 @@ impl Guest {
         self.serving().calls.iter().any(|call| call.is_owed_since_before(time))
     }
 
+    /// Whether it has ended before its work was done. Wasmtime gives the bodies that such a guest left unfinished the same end
+    /// as those that it finished, so none of them is to be taken for whole.
+    pub(crate) fn broke_off(&self) -> bool {
+        self.broke_off.load(Relaxed)
+    }
+
     /// Whether it had work to do, for whomever, when it last came to rest.
     pub(crate) fn is_busy(&self) -> bool {
         self.serving().busy
@@ -320,6 +329,7 @@ async fn live(guest: Arc<Guest>, pool: Arc<Pool>, report: Option<oneshot::Sender
         }
     };
     let end = serve(&mut store, &proxy, &guest, &pool).await;
+    guest.broke_off.store(!matches!(end, End::Retired), Relaxed);
     let failure = match end {
         End::Retired | End::Abandoned => None,
         End::Stuck => {

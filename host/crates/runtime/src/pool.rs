@@ -624,7 +624,7 @@ struct Reader {
 
 impl Ending for Reader {
     fn is_broken(&self) -> bool {
-        self.call.as_ref().is_some_and(|call| call.failure().is_some())
+        self.call.as_ref().and_then(|call| call.guest()).is_some_and(|guest| guest.broke_off())
     }
 
     fn ended(&mut self, end: End) {

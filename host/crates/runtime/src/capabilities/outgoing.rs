@@ -10,7 +10,7 @@ use http::{HeaderName, Request, Response, Uri};
 use registry::Name;
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, RequestOptions, WasiHttpHooks};
 
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, End, Ending, Watched, content_length};
 use crate::dispatch::{Hop, Target};
 use crate::guest::Guest;
 use crate::outbound::{OutboundPolicy, allowing_line, origin};
@@ -66,7 +66,7 @@ impl WasiHttpHooks for Outgoing {
         FORBIDDEN(name)
     }
 
-    fn send_request(&mut self, mut request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
+    fn send_request(&mut self, request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
         let target = Target::from_uri(request.uri());
         if target.is_none() && !self.policy.allows(request.uri()) {
             tracing::warn!(
@@ -81,6 +81,9 @@ impl WasiHttpHooks for Outgoing {
             );
             return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
         }
+        let length = content_length(request.headers());
+        let sender = Sender(self.guest.clone());
+        let mut request = request.map(|body| Watched::wrap(body, length, sender));
         let worker = self.worker.clone();
         let (trace, step) = steps::out_of_guest(worker.tracer(), &mut request, &self.guest);
         let hop = Hop::from_guest(self.guest.depth() + 1, trace);
@@ -98,6 +101,17 @@ impl WasiHttpHooks for Outgoing {
             };
             Ok((steps::answered(step, answer)?, nothing_left_to_send()))
         })
+    }
+}
+
+/// The guest that sends a body. What it leaves unfinished is not to reach anybody as a whole one.
+struct Sender(Arc<Guest>);
+
+impl Ending for Sender {
+    fn ended(&mut self, _: End) {}
+
+    fn is_broken(&self) -> bool {
+        self.0.broke_off()
     }
 }
 
