@@ -102,12 +102,12 @@ struct Shared {
 }
 
 impl Load {
-    /// The built-in assembly with what else the load needs: a component that answers late, and time enough for requests
-    /// that last as long as the test.
+    /// The built-in assembly with what else the load needs: a component that answers late, and time and room enough for
+    /// requests that last as long as the test.
     pub fn assembly() -> Builder {
         let patient = "request-timeout = \"10m\"\ndrain-timeout = \"10m\"";
         let manifest = format!(
-            "[store]\nsync = \"100ms\"\n\
+            "[store]\nsync = \"100ms\"\n[public]\nmax-body = \"1GiB\"\n\
              [components.gateway]\nsource = \"builtin:gateway\"\nroute = \"/\"\nhealth-check = {{ path = \"/health\" }}\n{patient}\n\
              [components.storage]\nsource = \"builtin:storage\"\ninstances = [\"storage-1\", \"storage-2\", \"storage-3\"]\n\
              environment = {{ STORAGE_NAME = \"{{instance}}\" }}\nhealth-check = {{ path = \"/healthz\" }}\n{patient}\n\
