@@ -66,7 +66,7 @@ impl WasiHttpHooks for Outgoing {
         FORBIDDEN(name)
     }
 
-    fn send_request(&mut self, request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
+    fn send_request(&mut self, mut request: Request<Body>, options: Option<RequestOptions>, _received: Sent) -> Answer {
         let target = Target::from_uri(request.uri());
         if target.is_none() && !self.policy.allows(request.uri()) {
             tracing::warn!(
@@ -81,9 +81,12 @@ impl WasiHttpHooks for Outgoing {
             );
             return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
         }
-        let length = content_length(request.headers());
-        let sender = Sender(self.guest.clone());
-        let mut request = request.map(|body| Watched::wrap(body, length, sender));
+        if target.is_none() {
+            // Not within the host: whoever is asked here is given up together with who asks.
+            let length = content_length(request.headers());
+            let sender = Sender(self.guest.clone());
+            request = request.map(|body| Watched::wrap(body, length, sender));
+        }
         let worker = self.worker.clone();
         let (trace, step) = steps::out_of_guest(worker.tracer(), &mut request, &self.guest);
         let hop = Hop::from_guest(self.guest.depth() + 1, trace);
