@@ -39,9 +39,6 @@ pub(crate) use exposition::Format;
 pub(crate) use http::Handler;
 pub(crate) use store::Commits;
 
-/// What namespaces are called that the registry counts together because there are too many.
-const REST: &str = "other";
-
 /// Everything that is measured. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Metrics(Arc<Inner>);
@@ -214,7 +211,7 @@ impl Sources {
             }
         }
         if let Some((available, total)) = rest {
-            show(REST, available, total)?;
+            show(registry::REST, available, total)?;
         }
         let mut retries = encoder.counter("retries", "Requests that were sent to another instance")?;
         let counted = snapshot.retries();
@@ -222,7 +219,7 @@ impl Sources {
             retries.sample(&[("namespace", namespace.as_str())], *count)?;
         }
         if rest.is_some() || counted.rest > 0 {
-            retries.sample(&[("namespace", REST)], counted.rest)?;
+            retries.sample(&[("namespace", registry::REST)], counted.rest)?;
         }
         Ok(())
     }
@@ -287,7 +284,7 @@ mod tests {
         retried("n-227");
         let before = shown().await;
         assert!(before.contains("retries_total{namespace=\"n-227\"} 1"), "{before:?}");
-        assert!(!before.iter().any(|line| line.contains(REST)), "{before:?}");
+        assert!(!before.iter().any(|line| line.contains(registry::REST)), "{before:?}");
 
         // It comes before the others in order of name.
         register("a");

@@ -101,9 +101,6 @@ impl Swapper {
         for item in items {
             self.published(item, by);
         }
-        for (item, _) in records {
-            prune(&item.slot).await;
-        }
         for slot in removed {
             self.slots().remove(&slot.name);
             let mut state = slot.state();
@@ -112,6 +109,9 @@ impl Swapper {
                 self.retire(slot, &mut state, revision);
             }
             tracing::info!(component = slot.name, "a component is not served any more");
+        }
+        for (item, _) in records {
+            prune(&item.slot).await;
         }
         Ok(())
     }
@@ -220,7 +220,7 @@ impl Swapper {
 
     async fn roll_back_automatically(&self, slot: &Arc<Slot>, number: u64, reason: &str) -> Result<(), SwapError> {
         let by = PublishedBy::AutomaticRollback;
-        let publishing = self.0.publishing.lock().await;
+        let mut publishing = self.0.publishing.lock().await;
         let item = {
             let state = slot.state();
             let Some(warm) = state.warm.clone().filter(|_| state.active.number == number) else { return Ok(()) };
@@ -239,7 +239,6 @@ impl Swapper {
         slot.state().set_outcome(&failed, &outcome);
         self.0.failures.record_swap(&slot.name, &outcome);
         let mut told = false;
-        let mut publishing = Some(publishing);
         while let Err(error) = record(&item, by, Some(outcome.clone())).await {
             if !std::mem::replace(&mut told, true) {
                 tracing::error!(
@@ -247,9 +246,9 @@ impl Swapper {
                     "the rollback could not be recorded, so a restart would serve {digest} again; trying on: {error}"
                 );
             }
-            drop(publishing.take());
+            drop(publishing);
             sleep(AGAIN).await;
-            publishing = Some(self.0.publishing.lock().await);
+            publishing = self.0.publishing.lock().await;
             if slot.state().active.number != number + 1 {
                 return Ok(());
             }

@@ -28,4 +28,4 @@ pub use instance::{Address, InstanceInfo, InvalidAddress, InvalidName, Location,
 pub use registry::{Config, RegisterError, Registration, Registry, UnknownInstance};
 pub use retry::{RetryBudget, RetryPolicy};
 pub use snapshot::{Group, Member, Snapshot};
-pub use tally::Retries;
+pub use tally::{REST, Retries};

@@ -14,8 +14,8 @@ use crate::instance::Namespace;
 /// Namespaces that have a count of their own, as anybody who may register can make them up.
 const NAMED: usize = 128;
 
-/// What the rest is called, in metrics too: a namespace of that name is part of it.
-const REST: &str = "other";
+/// What the rest is called in metrics: a namespace of that name is part of it.
+pub const REST: &str = "other";
 
 /// All counts.
 #[derive(Debug, Default)]
