@@ -285,6 +285,30 @@ fn requests_stream() {
     assert_eq!((reply.status, reply.text().as_str()), (200, "done"));
 }
 
+/// Wasmtime ends the body of a guest that is gone as if it had been whole.
+#[test]
+fn a_request_that_its_guest_does_not_finish_breaks_off() {
+    let (got, seen) = mpsc::channel();
+    let got = std::sync::Mutex::new(got);
+    let remote = Remote::start(move |exchange| {
+        exchange.wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+        got.lock().expect("no panics").send(exchange.body()).expect("the test listens");
+        exchange.close();
+    });
+    let gateway = "[components.gateway]\nsource = \"builtin:gateway\"\nroute = \"/\"\ndrain-timeout = \"0s\"\n";
+    let host = Host::builder().manifest(gateway).start();
+    host.register("streaming", &remote.url()).expect(201);
+    let mut wire = host.wire();
+    wire.send("POST /services/storage/stream HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+    wire.send("5\r\nwords\r\n");
+    wire.head().expect("an answer begins");
+    assert_eq!(wire.chunk().expect("its first chunk").as_deref(), Some(&b"first"[..]));
+    let bytes = std::fs::read(e2e::artifact::guest("gateway")).expect("it is built");
+    host.swap("gateway", e2e::revision::numbered(bytes, 1)).expect(200);
+    wire.chunk().expect_err("the answer breaks off, although it only passes through");
+    assert_eq!(seen.recv_timeout(e2e::PATIENCE).expect("the request ends"), None, "there is no last chunk");
+}
+
 #[test]
 fn a_megabyte_each_way_arrives_as_it_was() {
     let remote = Remote::start(|exchange| {

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -53,10 +53,13 @@ pub(crate) trait Ending: Send + Unpin + 'static {
     /// This is how.
     fn ended(&mut self, end: End);
 
-    /// Whether whoever produces it has ended before it was done. Asked where the body seems to end.
+    /// Whether whoever produces it has ended before it was done. Asked where the body seems to end, and where it stands still.
     fn is_broken(&self) -> bool {
         false
     }
+
+    /// The body stands still, and its reader is to be woken should it [break](Self::is_broken).
+    fn stands_still(&self, _reader: &Waker) {}
 }
 
 /// A body that tells an [`Ending`] what became of it.
@@ -83,6 +86,11 @@ impl<E: Ending> Watched<E> {
         self.ending.as_ref().is_some_and(E::is_broken)
     }
 
+    fn break_off(&mut self) -> BodyError {
+        self.end(End::Failed);
+        BodyError::ConnectionTerminated
+    }
+
     fn end(&mut self, end: End) {
         if let Some(mut ending) = self.ending.take() {
             ending.ended(end);
@@ -95,7 +103,11 @@ impl<E: Ending> HttpBody for Watched<E> {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            // A body from elsewhere that only passes through a guest goes on without it.
+            self.ending.as_ref().inspect(|ending| ending.stands_still(cx.waker()));
+            return if self.is_broken() { Poll::Ready(Some(Err(self.break_off()))) } else { Poll::Pending };
+        };
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -104,10 +116,7 @@ impl<E: Ending> HttpBody for Watched<E> {
                     self.end(End::Complete);
                 }
             }
-            None if self.is_broken() => {
-                self.end(End::Failed);
-                return Poll::Ready(Some(Err(BodyError::ConnectionTerminated)));
-            }
+            None if self.is_broken() => return Poll::Ready(Some(Err(self.break_off()))),
             None => self.end(End::Complete),
             Some(Err(_)) => self.end(End::Failed),
         }
@@ -180,9 +189,13 @@ impl HttpBody for Borrowed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc;
 
     use futures::executor::block_on;
+    use futures::stream::{self, Stream, StreamExt};
+    use futures::task::AtomicWaker;
+    use http_body_util::StreamBody;
 
     use super::*;
 
@@ -206,9 +219,7 @@ mod tests {
     #[test]
     fn an_ending_is_told_with_the_last_byte_that_was_announced() {
         let (tell, told) = mpsc::channel();
-        let chunks = [Ok::<_, BodyError>(Frame::data(Bytes::from("ab"))), Ok(Frame::data(Bytes::from("c")))];
-        let body = http_body_util::StreamBody::new(futures::stream::iter(chunks)).boxed_unsync();
-        let mut body = Watched::wrap(body, Some(3), Tell(tell));
+        let (mut body, _) = produced(stream::iter(["ab", "c"]), Some(3), Tell(tell));
         assert!(block_on(body.frame()).is_some());
         assert!(told.try_recv().is_err());
         assert!(block_on(body.frame()).is_some());
@@ -216,35 +227,72 @@ mod tests {
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
     }
 
-    /// One whose producer fails before the end.
-    struct Breaks(Tell);
+    /// A producer that may fail before the end.
+    #[derive(Default)]
+    struct Producer {
+        broken: AtomicBool,
+        reader: AtomicWaker,
+    }
 
-    impl Ending for Breaks {
+    impl Producer {
+        fn breaks(&self) {
+            self.broken.store(true, Relaxed);
+            self.reader.wake();
+        }
+    }
+
+    struct Broken(Tell, Arc<Producer>);
+
+    impl Ending for Broken {
         fn ended(&mut self, end: End) {
             self.0.ended(end);
         }
 
         fn is_broken(&self) -> bool {
-            true
+            self.1.broken.load(Relaxed)
         }
+
+        fn stands_still(&self, reader: &Waker) {
+            self.1.reader.register(reader);
+        }
+    }
+
+    /// A body of these pieces, and whoever produces it.
+    fn produced(
+        pieces: impl Stream<Item = &'static str> + Send + 'static,
+        length: Option<u64>,
+        tell: Tell,
+    ) -> (Body, Arc<Producer>) {
+        let frames = pieces.map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        let producer = Arc::new(Producer::default());
+        (Watched::wrap(StreamBody::new(frames).boxed_unsync(), length, Broken(tell, producer.clone())), producer)
     }
 
     #[test]
     fn what_its_producer_left_unfinished_is_not_taken_to_be_whole() {
         for length in [None, Some(4)] {
             let (tell, told) = mpsc::channel();
-            let chunks = futures::stream::iter([Ok::<_, BodyError>(Frame::data(Bytes::from("abc")))]);
-            let body =
-                Watched::wrap(http_body_util::StreamBody::new(chunks).boxed_unsync(), length, Breaks(Tell(tell)));
+            let (body, producer) = produced(stream::iter(["abc"]), length, Tell(tell));
+            producer.breaks();
             let error = block_on(body.collect()).map(|_| ()).expect_err("it has no end");
             assert!(matches!(error, BodyError::ConnectionTerminated), "{error}");
             assert_eq!(told.iter().collect::<Vec<_>>(), [End::Failed]);
         }
         // What was announced was there.
         let (tell, told) = mpsc::channel();
-        let body = Watched::wrap(full("abc"), Some(3), Breaks(Tell(tell)));
+        let (body, producer) = produced(stream::iter(["abc"]), Some(3), Tell(tell));
+        producer.breaks();
         assert!(block_on(body.collect()).is_ok());
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
+    }
+
+    #[test]
+    fn one_that_stands_still_ends_when_its_producer_breaks_off() {
+        let (tell, told) = mpsc::channel();
+        let (body, producer) = produced(stream::pending(), None, Tell(tell));
+        let (read, ()) = block_on(futures::future::join(body.collect(), async { producer.breaks() }));
+        assert!(matches!(read, Err(BodyError::ConnectionTerminated)));
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Failed]);
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::Instant;
 
+use futures::task::AtomicWaker;
 use http::HeaderValue;
 use trace::TraceContext;
 
@@ -28,6 +30,8 @@ pub(crate) struct Call {
     /// When that was, if its trace is recorded.
     taken: OnceLock<Instant>,
     failure: OnceLock<Failure>,
+    /// Who waits for more of the answer's body.
+    reader: AtomicWaker,
 }
 
 /// Why a guest could not answer. The text is for the client; the log has the rest.
@@ -68,8 +72,8 @@ impl Call {
         depth: u8,
         trace: Option<TraceContext>,
     ) -> Arc<Self> {
-        let (answered, guest, taken, failure) = Default::default();
-        Arc::new(Self { begun, answered, request_id, depth, trace, guest, taken, failure })
+        let (answered, guest, taken, failure, reader) = Default::default();
+        Arc::new(Self { begun, answered, request_id, depth, trace, guest, taken, failure, reader })
     }
 
     /// Its caller has the head of its answer.
@@ -116,8 +120,14 @@ impl Call {
         debug_assert!(first.is_ok(), "a call leaves the queue once");
     }
 
+    /// Its caller waits for more of the answer's body, and is to be woken should the guest fail.
+    pub(crate) fn waits_for_more(&self, reader: &Waker) {
+        self.reader.register(reader);
+    }
+
     /// Called by a guest that fails while it serves it. The first reason stays.
     pub(crate) fn failed(&self, failure: Failure) {
         let _ = self.failure.set(failure);
+        self.reader.wake();
     }
 }

@@ -19,7 +19,7 @@ use trace::TraceContext;
 
 use crate::body::{self, Body, Lent};
 use crate::call::Failure;
-use crate::guest;
+use crate::guest::{self, Guest};
 use crate::pool::{CallError, Pool};
 use crate::remote::SendError;
 use crate::steps;
@@ -56,7 +56,6 @@ impl Target {
 }
 
 /// A request's place in a chain of components.
-#[derive(Clone, Copy, Debug)]
 pub struct Hop {
     /// How many components it passes through when it arrives: 1 for the first.
     pub depth: u8,
@@ -64,19 +63,19 @@ pub struct Hop {
     pub trace: Option<TraceContext>,
     /// How often it was sent before, to others.
     pub(crate) resends: u8,
-    /// Whether a guest sends it, which is suspended if the answer isn't there at once.
-    pub(crate) from_guest: bool,
+    /// The guest that sends it, if one does. That is suspended if the answer isn't there at once.
+    pub(crate) sender: Option<Arc<Guest>>,
 }
 
 impl Hop {
     /// The place of a request that is sent for the first time.
     pub fn new(depth: u8, trace: Option<TraceContext>) -> Self {
-        Self { depth, trace, resends: 0, from_guest: false }
+        Self { depth, trace, resends: 0, sender: None }
     }
 
-    /// The same, if a guest sends it.
-    pub(crate) fn from_guest(depth: u8, trace: Option<TraceContext>) -> Self {
-        Self { from_guest: true, ..Self::new(depth, trace) }
+    /// The same, if this guest sends it.
+    pub(crate) fn from_guest(guest: &Arc<Guest>, trace: Option<TraceContext>) -> Self {
+        Self { sender: Some(guest.clone()), ..Self::new(guest.depth() + 1, trace) }
     }
 }
 
@@ -127,12 +126,12 @@ impl Worker {
         let registry = self.registry();
         let (first, others) = self.choose(target)?;
         if !others {
-            return self.attempt(&first, request, hop, now).await;
+            return self.attempt(&first, request, &hop, now).await;
         }
 
         registry.retry_budget().request(now);
         let (mut spare, request) = Spare::keep(request);
-        let mut failed = match self.attempt(&first, request, hop, now).await {
+        let mut failed = match self.attempt(&first, request, &hop, now).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
@@ -157,7 +156,7 @@ impl Worker {
             );
             tried.push(next.name().clone());
             hop.resends = hop.resends.saturating_add(1);
-            failed = match self.attempt(&next, again, hop, now).await {
+            failed = match self.attempt(&next, again, &hop, now).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
@@ -201,7 +200,7 @@ impl Worker {
         &self,
         chosen: &Chosen,
         mut request: Request<Body>,
-        hop: Hop,
+        hop: &Hop,
         begun: Instant,
     ) -> Result<Response<Body>, Failed> {
         match chosen {

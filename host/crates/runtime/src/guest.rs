@@ -182,6 +182,7 @@ impl Guest {
         call.taken_by(self);
         let mut serving = self.serving();
         serving.calls.push(call);
+        serving.busy = true;
         serving.then = Then::Nothing;
     }
 
@@ -263,7 +264,7 @@ impl Guest {
         self.broke_off.load(Relaxed)
     }
 
-    /// Whether it had work to do, for whomever, when it last came to rest.
+    /// Whether it has had work to do, for whomever, since it last came to rest.
     pub(crate) fn is_busy(&self) -> bool {
         self.serving().busy
     }
@@ -273,8 +274,9 @@ impl Guest {
         if !self.is_condemned() {
             return None;
         }
-        if self.waiting() == 0 {
-            return Some(End::Abandoned);
+        let serving = self.serving();
+        if serving.calls.is_empty() {
+            return Some(if serving.busy { End::Abandoned } else { End::Retired });
         }
         self.cut.load(Relaxed).then_some(End::Cut)
     }

@@ -13,6 +13,7 @@ use std::ops::{Add, Sub};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Instant;
 
 use futures::channel::oneshot;
@@ -165,8 +166,8 @@ impl Pool {
     /// Whether the caller runs the guest itself, instead of waking its task. It must be where the guests run. And a guest
     /// that takes several requests at once, and needs several turns for each, does better to find all those that came in
     /// meanwhile, which cost it less together; unless the caller is a guest too: that costs more if it has to wait.
-    fn is_run_by_caller(&self, hop: Hop) -> bool {
-        (hop.from_guest || self.template.at_once() == 1 || self.in_one_go.load(Relaxed))
+    fn is_run_by_caller(&self, hop: &Hop) -> bool {
+        (hop.sender.is_some() || self.template.at_once() == 1 || self.in_one_go.load(Relaxed))
             && Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
     }
 
@@ -178,7 +179,7 @@ impl Pool {
     pub(crate) fn call(
         self: &Arc<Self>,
         request: Request<Body>,
-        hop: Hop,
+        hop: &Hop,
         deadline: Instant,
     ) -> impl Future<Output = Result<Response<Body>, CallError>> {
         self.call_on(None, request, hop, deadline)
@@ -192,7 +193,7 @@ impl Pool {
         self: &Arc<Self>,
         stage: Option<Stage>,
         mut request: Request<Body>,
-        hop: Hop,
+        hop: &Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
         let method = request.method().clone();
@@ -313,14 +314,16 @@ impl Pool {
 
     /// Throws away all guests, and the requests on them and for them. Returns how many requests that were.
     pub(crate) fn cut(&self) -> usize {
-        let mut state = self.state();
-        let queue = std::mem::take(&mut state.queue);
+        let (queue, waiting) = {
+            let mut state = self.state();
+            let waiting: usize = state.guests.iter().map(|guest| guest.cut()).sum();
+            (std::mem::take(&mut state.queue), waiting)
+        };
         for job in &queue {
-            // Their callers hear of it when the jobs are dropped.
+            // Their callers hear of it when the jobs are dropped. That is not under the lock: so are the requests' bodies.
             job.call.failed(Failure::Replaced);
             self.dequeued(job);
         }
-        let waiting: usize = state.guests.iter().map(|guest| guest.cut()).sum();
         waiting + queue.len()
     }
 
@@ -625,6 +628,10 @@ struct Reader {
 impl Ending for Reader {
     fn is_broken(&self) -> bool {
         self.call.as_ref().and_then(|call| call.guest()).is_some_and(|guest| guest.broke_off())
+    }
+
+    fn stands_still(&self, reader: &Waker) {
+        self.call.as_ref().inspect(|call| call.waits_for_more(reader));
     }
 
     fn ended(&mut self, end: End) {

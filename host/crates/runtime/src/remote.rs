@@ -22,8 +22,9 @@ use registry::{Address, Member, Registry};
 use wasmtime_wasi_http::RequestOptions;
 
 use self::connections::{Connections, Failure, Progress};
-use crate::body::{Body, BodyError, End, Ending, Lent, Watched};
+use crate::body::{Body, BodyError, End, Ending, Lent, Watched, content_length};
 use crate::dispatch::Hop;
+use crate::guest::Guest;
 
 /// How long the first byte of an answer may take if the guest doesn't say itself.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
@@ -74,7 +75,7 @@ impl Client {
         member: &Arc<Member>,
         address: &Address,
         request: Request<Body>,
-        hop: Hop,
+        hop: &Hop,
         deadline: Instant,
         registry: &Registry,
     ) -> Result<Response<Body>, SendError> {
@@ -83,7 +84,7 @@ impl Client {
         let (lent, body) = Lent::new(body);
         readdress(&mut head.uri, address.authority());
         prepare(&mut head.headers, head.uri.authority(), hop);
-        let sent = self.send(Request::from_parts(head, body), FIRST_BYTE, Some(deadline)).await;
+        let sent = self.send(Request::from_parts(head, body), hop, FIRST_BYTE, Some(deadline)).await;
         match sent {
             Ok(answer) => {
                 let ending = Outcome { member: member.clone(), registry: registry.clone() };
@@ -107,13 +108,13 @@ impl Client {
     pub(crate) async fn send_outside(
         &self,
         mut request: Request<Body>,
-        hop: Hop,
+        hop: &Hop,
         options: &RequestOptions,
     ) -> Result<Response<Body>, BodyError> {
         let authority = request.uri().authority().cloned();
         prepare(request.headers_mut(), authority.as_ref(), hop);
         let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE);
-        self.send(request, first_byte, None).await.map_err(|unsent| match unsent {
+        self.send(request, hop, first_byte, None).await.map_err(|unsent| match unsent {
             Unsent::TimedOut => BodyError::ConnectionReadTimeout,
             Unsent::Failed(Failure::NotConnected(error)) => connect_error(&*error),
             Unsent::Failed(Failure::Broken(_)) => BodyError::ConnectionTerminated,
@@ -124,10 +125,16 @@ impl Client {
     /// ends with the deadline.
     async fn send(
         &self,
-        request: Request<Body>,
+        mut request: Request<Body>,
+        hop: &Hop,
         first_byte: Duration,
         deadline: Option<Instant>,
     ) -> Result<Response<Body>, Unsent> {
+        if let Some(sender) = &hop.sender {
+            // Only here: within the host, whoever is asked is given up together with the guest that asks.
+            let (length, sender) = (content_length(request.headers()), Sender(sender.clone()));
+            request = request.map(|body| Watched::wrap(body, length, sender));
+        }
         let progress = Arc::new(Progress::new());
         let mut sending = pin!(self.connections.send(request, &progress));
         let answer = loop {
@@ -172,6 +179,17 @@ impl Ending for Outcome {
     }
 }
 
+/// The guest that sends a body. What it leaves unfinished is not to reach anybody as a whole one.
+struct Sender(Arc<Guest>);
+
+impl Ending for Sender {
+    fn ended(&mut self, _: End) {}
+
+    fn is_broken(&self) -> bool {
+        self.0.broke_off()
+    }
+}
+
 /// Points the URI to this host, keeping path and query.
 fn readdress(uri: &mut Uri, authority: &str) {
     let mut parts = http::uri::Parts::default();
@@ -185,7 +203,7 @@ fn path_and_query(uri: &Uri) -> PathAndQuery {
     uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
 
-fn prepare(headers: &mut HeaderMap, authority: Option<&Authority>, hop: Hop) {
+fn prepare(headers: &mut HeaderMap, authority: Option<&Authority>, hop: &Hop) {
     remove_hop_by_hop(headers);
     if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(without_user(authority)).ok()) {
         headers.insert(HOST, host);

@@ -24,7 +24,7 @@ pub(crate) const BROKEN_OFF: &str = "broken_off";
 const NO_ANSWER: &str = "no_answer";
 
 /// The step of a request that goes to a guest of this host, written into the request.
-pub(crate) fn to_guest(tracer: Option<&Tracer>, request: &mut Request<Body>, hop: Hop) -> Option<TraceContext> {
+pub(crate) fn to_guest(tracer: Option<&Tracer>, request: &mut Request<Body>, hop: &Hop) -> Option<TraceContext> {
     Some(next(tracer, request.headers_mut(), hop.trace?))
 }
 
@@ -41,7 +41,7 @@ struct Recorded {
 
 impl Steps {
     /// The call begins to wait for a guest.
-    pub(crate) fn begin(tracer: Option<&Tracer>, template: &Template, call: &Arc<Call>, hop: Hop) -> Self {
+    pub(crate) fn begin(tracer: Option<&Tracer>, template: &Template, call: &Arc<Call>, hop: &Hop) -> Self {
         let (Some(tracer), Some(parent), Some(here)) = (tracer, hop.trace, call.trace) else { return Self(None) };
         let step = |context, what: &str| {
             let mut step = tracer.span(context, Some(parent.span), Kind::Internal, || {
@@ -88,7 +88,7 @@ impl Drop for Recorded {
 pub(crate) fn to_remote(
     tracer: Option<&Tracer>,
     request: &mut Request<Body>,
-    hop: Hop,
+    hop: &Hop,
     member: &Member,
     address: &Address,
 ) -> Option<Active> {
@@ -199,7 +199,7 @@ fn next(tracer: Option<&Tracer>, headers: &mut HeaderMap, at: TraceContext) -> T
     here
 }
 
-fn count_resends(step: &mut Active, hop: Hop) {
+fn count_resends(step: &mut Active, hop: &Hop) {
     if hop.resends > 0 {
         step.number("http.request.resend_count", hop.resends);
     }

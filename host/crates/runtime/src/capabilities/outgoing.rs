@@ -10,7 +10,7 @@ use http::{HeaderName, Request, Response, Uri};
 use registry::Name;
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, RequestOptions, WasiHttpHooks};
 
-use crate::body::{Body, BodyError, End, Ending, Watched, content_length};
+use crate::body::{Body, BodyError};
 use crate::dispatch::{Hop, Target};
 use crate::guest::Guest;
 use crate::outbound::{OutboundPolicy, allowing_line, origin};
@@ -81,18 +81,12 @@ impl WasiHttpHooks for Outgoing {
             );
             return Box::new(std::future::ready(Err(BodyError::HttpRequestDenied)));
         }
-        if target.is_none() {
-            // Not within the host: whoever is asked here is given up together with who asks.
-            let length = content_length(request.headers());
-            let sender = Sender(self.guest.clone());
-            request = request.map(|body| Watched::wrap(body, length, sender));
-        }
         let worker = self.worker.clone();
         let (trace, step) = steps::out_of_guest(worker.tracer(), &mut request, &self.guest);
-        let hop = Hop::from_guest(self.guest.depth() + 1, trace);
+        let hop = Hop::from_guest(&self.guest, trace);
         let send = async move |request| match target {
             Some(target) => Ok(worker.dispatch(&target, request, hop).await),
-            None => worker.client().send_outside(request, hop, &options.unwrap_or_default()).await,
+            None => worker.client().send_outside(request, &hop, &options.unwrap_or_default()).await,
         };
         let stage = self.stage.clone();
         Box::new(async move {
@@ -104,17 +98,6 @@ impl WasiHttpHooks for Outgoing {
             };
             Ok((steps::answered(step, answer)?, nothing_left_to_send()))
         })
-    }
-}
-
-/// The guest that sends a body. What it leaves unfinished is not to reach anybody as a whole one.
-struct Sender(Arc<Guest>);
-
-impl Ending for Sender {
-    fn ended(&mut self, _: End) {}
-
-    fn is_broken(&self) -> bool {
-        self.0.broke_off()
     }
 }
 

@@ -67,7 +67,7 @@ impl Sampler {
         &self,
         pool: &Arc<Pool>,
         request: Request<Body>,
-        hop: Hop,
+        hop: &Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
         let Some(place) = Place::take(&self.rehearsal, self.worker) else {
@@ -207,7 +207,7 @@ impl Sample {
         let deadline = stopwatch.begun() + pool.template().limits().request_timeout;
         // No part of the live request's trace: that one has its answer.
         let hop = Hop::new(depth, None);
-        let served = pool.call_on(Some(Stage::Rehearsed(replay.clone())), request, hop, deadline).await;
+        let served = pool.call_on(Some(Stage::Rehearsed(replay.clone())), request, &hop, deadline).await;
         let took = stopwatch.took();
         let outcome = match served {
             Ok(answer) => {
