@@ -53,7 +53,7 @@ pub(crate) trait Ending: Send + Unpin + 'static {
     /// This is how.
     fn ended(&mut self, end: End);
 
-    /// Whether whoever produces it has ended before it was done. Asked where the body seems to end, and where it stands still.
+    /// Whether whoever produces it has ended before it was done.
     fn is_broken(&self) -> bool {
         false
     }
@@ -62,12 +62,17 @@ pub(crate) trait Ending: Send + Unpin + 'static {
     fn stands_still(&self, _reader: &Waker) {}
 }
 
+/// Frames that whoever broke off may have produced before. Guests have no more than two under way.
+const LAST_FRAMES: u8 = 4;
+
 /// A body that tells an [`Ending`] what became of it.
 pub(crate) struct Watched<E: Ending> {
     body: Body,
     ending: Option<E>,
     /// Bytes still to come, if that is known. Whoever reads the body stops after the last one and doesn't ask for an end.
     left: Option<u64>,
+    /// How many more frames are let through if it is broken.
+    last_frames: u8,
 }
 
 impl<E: Ending> Watched<E> {
@@ -79,7 +84,7 @@ impl<E: Ending> Watched<E> {
             ending.ended(End::Complete);
             return body;
         }
-        Self { body, ending: Some(ending), left }.boxed_unsync()
+        Self { body, ending: Some(ending), left, last_frames: LAST_FRAMES }.boxed_unsync()
     }
 
     fn is_broken(&self) -> bool {
@@ -104,12 +109,17 @@ impl<E: Ending> HttpBody for Watched<E> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            // A body from elsewhere that only passes through a guest goes on without it.
             self.ending.as_ref().inspect(|ending| ending.stands_still(cx.waker()));
             return if self.is_broken() { Poll::Ready(Some(Err(self.break_off()))) } else { Poll::Pending };
         };
         match &frame {
             Some(Ok(frame)) => {
+                if self.is_broken() {
+                    let Some(left) = self.last_frames.checked_sub(1) else {
+                        return Poll::Ready(Some(Err(self.break_off())));
+                    };
+                    self.last_frames = left;
+                }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(bytes));
                 if self.left == Some(0) || self.is_end_stream() {
@@ -192,7 +202,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc;
 
-    use futures::executor::block_on;
+    use futures::executor::{block_on, block_on_stream};
     use futures::stream::{self, Stream, StreamExt};
     use futures::task::AtomicWaker;
     use http_body_util::StreamBody;
@@ -284,6 +294,18 @@ mod tests {
         producer.breaks();
         assert!(block_on(body.collect()).is_ok());
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Complete]);
+    }
+
+    #[test]
+    fn one_that_goes_on_without_its_producer_ends_soon() {
+        let (tell, told) = mpsc::channel();
+        let (mut body, producer) = produced(stream::repeat("abc"), None, Tell(tell));
+        assert!(matches!(block_on(body.frame()), Some(Ok(_))));
+        producer.breaks();
+        let rest = block_on_stream(body.into_data_stream());
+        let last: Vec<_> = rest.take(usize::from(LAST_FRAMES) + 1).map(|frame| frame.is_ok()).collect();
+        assert_eq!(last, [true, true, true, true, false]);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [End::Failed]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use misbehaving::{Deed, act, chunk, spin, trap};
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    ErrorCode, Fields, IncomingRequest, IncomingResponse, OutgoingBody, OutgoingRequest, OutgoingResponse,
+    ErrorCode, Fields, IncomingRequest, IncomingResponse, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
     ResponseOutparam, Scheme,
 };
 use wasip2::io::streams::StreamError;
@@ -27,8 +27,14 @@ impl wasip2::exports::http::incoming_handler::Guest for Misbehaving {
                 sleep(ms);
                 answer(out, 200, b"ok");
             }
-            Deed::Outbound(url) => match get(&url) {
-                Ok((status, body)) => answer(out, status, &body),
+            Deed::Outbound(url) => {
+                match send(&Method::Get, &url, None).and_then(|response| Ok((response.status(), body(&response)?))) {
+                    Ok((status, body)) => answer(out, status, &body),
+                    Err(error) => answer(out, 502, error.as_bytes()),
+                }
+            }
+            Deed::UploadTrap(url) => match send(&Method::Post, &url, Some(&chunk(0))) {
+                Ok(_) => trap(),
                 Err(error) => answer(out, 502, error.as_bytes()),
             },
             Deed::PostReturnLoop => {
@@ -78,8 +84,8 @@ fn stream(out: ResponseOutparam, chunks: u64, delay_ms: u64, traps: bool) {
     let _ = OutgoingBody::finish(outgoing, None);
 }
 
-/// The status and body of a GET, or the text of what went wrong.
-fn get(url: &str) -> Result<(u16, Vec<u8>), String> {
+/// The response to a request, whose body begins with `first` and never ends, or the text of what went wrong.
+fn send(method: &Method, url: &str, first: Option<&[u8]>) -> Result<IncomingResponse, String> {
     let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     let scheme = match scheme {
@@ -91,10 +97,17 @@ fn get(url: &str) -> Result<(u16, Vec<u8>), String> {
     request.set_scheme(Some(&scheme)).map_err(|()| "the scheme is not valid")?;
     request.set_authority(Some(authority)).map_err(|()| "the authority is not valid")?;
     request.set_path_with_query(Some(path)).map_err(|()| "the path is not valid")?;
+    request.set_method(method).map_err(|()| "the method is not valid")?;
+    let begun = first.map(|first| (request.body().expect("the body was not taken yet"), first));
     let future = outgoing_handler::handle(request, None).map_err(|error| text(&error))?;
+    if let Some((outgoing, first)) = begun {
+        let stream = outgoing.write().expect("the stream was not taken yet");
+        stream.blocking_write_and_flush(first).map_err(|error| format!("{error:?}"))?;
+        // To drop them would be to say that it broke off.
+        std::mem::forget((stream, outgoing));
+    }
     future.subscribe().block();
-    let response = future.get().expect("it is ready").expect("it was not taken yet").map_err(|error| text(&error))?;
-    Ok((response.status(), body(&response)?))
+    future.get().expect("it is ready").expect("it was not taken yet").map_err(|error| text(&error))
 }
 
 fn body(response: &IncomingResponse) -> Result<Vec<u8>, String> {

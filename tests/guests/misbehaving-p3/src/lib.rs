@@ -8,7 +8,8 @@ use http::header::{CONTENT_LENGTH, HeaderValue};
 use misbehaving::{Deed, act, chunk, spin, trap};
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::http::client;
-use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
+use wasip3::http::types::{ErrorCode, Fields, Method, Request, Response, Scheme};
+use wasip3::wit_bindgen::StreamReader;
 use wasip3::{spawn_local, wit_future, wit_stream};
 
 struct Misbehaving;
@@ -34,10 +35,21 @@ impl wasip3::exports::http::handler::Guest for Misbehaving {
                 sleep(ms).await;
                 answer(200, "ok".to_owned())
             }
-            Deed::Outbound(url) => match get(&url).await {
+            Deed::Outbound(url) => match send(&Method::Get, &url, None).await {
                 Ok(response) => response,
                 Err(error) => answer(502, error),
             },
+            Deed::UploadTrap(url) => {
+                let (mut contents, contents_reader) = wit_stream::new();
+                spawn_local(async move {
+                    contents.write_all(chunk(0)).await;
+                    wait_for(u64::MAX / 2).await;
+                });
+                match send(&Method::Post, &url, Some(contents_reader)).await {
+                    Ok(_) => trap(),
+                    Err(error) => answer(502, error),
+                }
+            }
             Deed::PostReturnLoop => {
                 let response = answer(200, "ok".to_owned());
                 spawn_local(async {
@@ -82,8 +94,8 @@ fn stream(chunks: u64, delay_ms: u64, traps: bool) -> Response {
     response
 }
 
-/// The response to a GET, or the text of what went wrong.
-async fn get(url: &str) -> Result<Response, String> {
+/// The response to a request, or the text of what went wrong.
+async fn send(method: &Method, url: &str, contents: Option<StreamReader<u8>>) -> Result<Response, String> {
     let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     let scheme = match scheme {
@@ -92,7 +104,8 @@ async fn get(url: &str) -> Result<Response, String> {
         other => Scheme::Other(other.to_owned()),
     };
     let (_trailers, trailers_reader) = wit_future::new(|| Ok(None));
-    let (request, _sent) = Request::new(Fields::new(), None, trailers_reader, None);
+    let (request, _sent) = Request::new(Fields::new(), contents, trailers_reader, None);
+    request.set_method(method).map_err(|()| "the method is not valid")?;
     request.set_scheme(Some(&scheme)).map_err(|()| "the scheme is not valid")?;
     request.set_authority(Some(authority)).map_err(|()| "the authority is not valid")?;
     request.set_path_with_query(Some(path)).map_err(|()| "the path is not valid")?;

@@ -16,6 +16,7 @@
 //! | `/log` | writes a line to stdout and one to stderr, then answers `ok` |
 //! | `/flood?lines=N` | writes N lines to stdout, then answers `ok` |
 //! | `/outbound?url=U` | relays the answer to `GET U`, or answers 502 with the error's text |
+//! | `/upload-trap?url=U` | sends the first part of a `POST U`, and traps when the answer begins |
 //! | `/post-return-loop` | answers `ok`, then loops for ever |
 //! | `/exit` | ends its process |
 //! | `/count` | how many requests this guest has had on this path, from 1 |
@@ -50,6 +51,8 @@ pub enum Deed {
     Slow(u64),
     /// Send a GET there and relay the answer.
     Outbound(String),
+    /// Send a POST there and of its body the first [`chunk`], wait for the answer's head, and [`trap`].
+    UploadTrap(String),
     /// Answer `ok`, then call [`spin`].
     PostReturnLoop,
 }
@@ -95,8 +98,9 @@ pub fn act(target: &str) -> Deed {
             }
             ok()
         }
-        "/outbound" => match parameter("url") {
-            Some(url) => Deed::Outbound(url.to_owned()),
+        "/outbound" | "/upload-trap" => match parameter("url") {
+            Some(url) if path == "/outbound" => Deed::Outbound(url.to_owned()),
+            Some(url) => Deed::UploadTrap(url.to_owned()),
             None => Deed::Answer(400, "?url= is missing".to_owned()),
         },
         "/post-return-loop" => Deed::PostReturnLoop,
