@@ -20,6 +20,20 @@ fn hangs_up() -> Remote {
     Remote::start(|exchange| exchange.close())
 }
 
+/// Answers without end, and tells when nobody takes more of it.
+fn endless() -> (Remote, mpsc::Receiver<()>) {
+    let (gone, told) = mpsc::channel();
+    let gone = std::sync::Mutex::new(gone);
+    let remote = Remote::start(move |exchange| {
+        exchange.wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        while exchange.wire.try_send(&chunk).is_ok() {}
+        let _ = gone.lock().expect("no panics").send(());
+        exchange.close();
+    });
+    (remote, told)
+}
+
 #[test]
 fn connections_are_kept() {
     let remote = Remote::storage("far");
@@ -309,12 +323,7 @@ fn a_request_that_its_guest_does_not_finish_breaks_off() {
 
 #[test]
 fn an_answer_that_passes_through_a_guest_breaks_off_with_it() {
-    let remote = Remote::start(|exchange| {
-        exchange.wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
-        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-        while exchange.wire.try_send(&chunk).is_ok() {}
-        exchange.close();
-    });
+    let (remote, _told) = endless();
     let gateway = "[components.gateway]\nsource = \"builtin:gateway\"\nroute = \"/\"\n";
     let host = Host::builder().manifest(&format!("{gateway}drain-timeout = \"0s\"\nwatch-for = \"0s\"\n")).start();
     host.register("endless", &remote.url()).expect(201);
@@ -344,15 +353,7 @@ fn a_megabyte_each_way_arrives_as_it_was() {
 
 #[test]
 fn a_client_that_goes_away_ends_the_request_to_the_remote() {
-    let (gone, told) = mpsc::channel();
-    let gone = std::sync::Mutex::new(gone);
-    let remote = Remote::start(move |exchange| {
-        exchange.wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
-        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-        while exchange.wire.try_send(&chunk).is_ok() {}
-        let _ = gone.lock().expect("no panics").send(());
-        exchange.close();
-    });
+    let (remote, told) = endless();
     let host = with_storages(&[("endless", &remote)]);
     let mut wire = host.wire();
     wire.send("GET /services/storage/x HTTP/1.1\r\nhost: a\r\n\r\n");

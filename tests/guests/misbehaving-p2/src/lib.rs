@@ -84,7 +84,7 @@ fn stream(out: ResponseOutparam, chunks: u64, delay_ms: u64, traps: bool) {
     let _ = OutgoingBody::finish(outgoing, None);
 }
 
-/// The response to a request, whose body begins with `first` and never ends, or the text of what went wrong.
+/// The response to a request, or the text of what went wrong. With `first`, it has a body that begins so and never ends.
 fn send(method: &Method, url: &str, first: Option<&[u8]>) -> Result<IncomingResponse, String> {
     let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
