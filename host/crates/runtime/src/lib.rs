@@ -23,6 +23,7 @@ mod health;
 mod limiter;
 mod outbound;
 mod pool;
+mod priority;
 mod rehearsal;
 mod remote;
 mod revision;

@@ -1,8 +1,8 @@
 //! Backstage: the thread that rehearsed guests run on, and what it is given of a processor.
 //!
-//! One for all rehearsals; it lives as long as the process. It has the lowest priority: a rehearsal takes the time that the
-//! workers leave. So what a run takes is counted without the time in which the thread only waited for a processor. Nor does it
-//! hold that of other runs: there is one at a time.
+//! One for all rehearsals; it lives as long as the process. It has a low priority: a rehearsal takes little more than the time
+//! that the workers leave. So what a run takes is counted without the time in which the thread only waited for a processor.
+//! Nor does it hold that of other runs: there is one at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
-/// The thread's nice value.
-const NICE: i32 = 19;
+use crate::priority::Priority;
 
 /// The thread, and whose turn it is there. Clones are the same.
 #[derive(Clone)]
@@ -27,9 +26,7 @@ impl Backstage {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = runtime.handle().clone();
         std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
-            if let Err(error) = rustix::process::nice(NICE) {
-                tracing::warn!("revisions are rehearsed at full priority: {error}");
-            }
+            Priority::Low.take("rehearsal");
             runtime.block_on(std::future::pending::<()>());
         })?;
         Ok(Self { thread, turn: Arc::new(Semaphore::new(1)) })

@@ -115,7 +115,7 @@ impl<S: State> Worker<S> {
         synced.map(drop)
     }
 
-    /// Waits until there is something to do, and takes it.
+    /// Waits until there is something to do, lets others add to it, and takes it.
     fn wait(&mut self) -> (Vec<Command>, bool) {
         let mut queue = self.shared.queue();
         while queue.jobs.is_empty() && queue.commands.is_empty() && !queue.closing {
@@ -133,6 +133,11 @@ impl<S: State> Worker<S> {
             }
         }
         queue.sleeping = false;
+        drop(queue);
+        // On a busy machine this thread is woken by the first of many writers, often in its place on the processor. Those that
+        // are about to write get there first, and share the commit.
+        thread::yield_now();
+        let mut queue = self.shared.queue();
         queue.bytes = 0;
         std::mem::swap(&mut queue.jobs, &mut self.jobs);
         (std::mem::take(&mut queue.commands), queue.closing)
