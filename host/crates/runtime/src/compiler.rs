@@ -192,7 +192,7 @@ mod tests {
         for _ in 0..idle.current_num_threads() {
             let released = Arc::clone(&released);
             // An error when the sender is gone, and that is what is waited for.
-            idle.spawn(move || drop(released.lock().unwrap().recv()));
+            idle.spawn(move || assert!(released.lock().unwrap().recv().is_err()));
         }
         let order = Order::new(&compiler, Bytes::from_static(b"no component"));
         assert!(matches!(order.compiled(Duration::ZERO).await, Err(LoadError::NotWasm { .. })));

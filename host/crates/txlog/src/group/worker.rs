@@ -24,6 +24,9 @@ const HURRY: f64 = 0.75;
 /// The share of a snapshot that counts as written from the start, so that its beginning is no emergency.
 const HEAD_START: f64 = 0.1;
 
+/// How many jobs a second make it likely that others are about to come.
+const MANY: f64 = 5_000.0;
+
 /// How often a writer that waits for a compaction looks how far it is.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -36,6 +39,8 @@ pub(super) struct Worker<S: State> {
     jobs: VecDeque<S::Job>,
     /// Part of a commit, to be answered.
     decided: Vec<S::Job>,
+    /// When jobs were last taken from the queue, and how many.
+    taken: (Instant, usize),
     last_sync: Duration,
     compaction: Option<Running>,
     retry: Retry,
@@ -83,7 +88,8 @@ impl<S: State> Worker<S> {
     pub(super) fn new(log: Log, state: Arc<S>, config: Config, shared: Arc<Shared<S::Job>>) -> Self {
         let (jobs, decided) = (VecDeque::new(), Vec::new());
         let (last_sync, compaction, retry) = (Duration::ZERO, None, Retry::default());
-        let worker = Self { log, state, config, shared, jobs, decided, last_sync, compaction, retry };
+        let taken = (Instant::now(), 0);
+        let worker = Self { log, state, config, shared, jobs, decided, taken, last_sync, compaction, retry };
         worker.update_stats();
         worker
     }
@@ -115,7 +121,7 @@ impl<S: State> Worker<S> {
         synced.map(drop)
     }
 
-    /// Waits until there is something to do, lets others add to it, and takes it.
+    /// Waits until there is something to do, and takes it.
     fn wait(&mut self) -> (Vec<Command>, bool) {
         let mut queue = self.shared.queue();
         while queue.jobs.is_empty() && queue.commands.is_empty() && !queue.closing {
@@ -133,11 +139,15 @@ impl<S: State> Worker<S> {
             }
         }
         queue.sleeping = false;
-        drop(queue);
-        // On a busy machine this thread is woken by the first of many writers, often in its place on the processor. Those that
-        // are about to write get there first, and share the commit.
-        thread::yield_now();
-        let mut queue = self.shared.queue();
+        let (last, jobs) = self.taken;
+        if jobs as f64 > MANY * last.elapsed().as_secs_f64() {
+            // The first of many writers has woken this thread, often in its own place on a processor. Those that are about to
+            // write get there first, and share the commit.
+            drop(queue);
+            thread::yield_now();
+            queue = self.shared.queue();
+        }
+        self.taken = (Instant::now(), queue.jobs.len());
         queue.bytes = 0;
         std::mem::swap(&mut queue.jobs, &mut self.jobs);
         (std::mem::take(&mut queue.commands), queue.closing)
