@@ -145,6 +145,8 @@ impl Background {
             if let Some(order) = order.upgrade() {
                 // A thread of the pool that panics ends the process.
                 let compiled = catch_unwind(AssertUnwindSafe(|| order.compiler.compile(&order.bytes)));
+                // So that it doesn't count any more when whoever asked goes on.
+                drop(order);
                 // Whoever asked may be gone.
                 let _ = done.send(compiled.unwrap_or_else(|_| {
                     Err(LoadError::Invalid(wasmtime::Error::msg(

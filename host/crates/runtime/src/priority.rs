@@ -38,7 +38,7 @@ impl Priority {
 mod tests {
     use super::*;
 
-    /// The fields of `/proc/thread-self/stat` from the third on.
+    /// The fields of `/proc/thread-self/stat` from the fourth on.
     fn stat() -> Vec<i64> {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
