@@ -2,8 +2,10 @@
 //!
 //! While the thread syncs, the jobs for the next commit gather in the queue, which is bounded in jobs and bytes; as
 //! much again may be in the thread's hands. A commit is bounded in the same way, so that its first job doesn't wait for
-//! long. The thread sleeps when there is nothing to do.
+//! long. The thread sleeps when there is nothing to do. Another runs the syncs of an interval, one at a time, which no
+//! commit waits for.
 
+mod flusher;
 mod worker;
 
 use std::collections::VecDeque;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::compaction::{CompactError, Compaction};
-use crate::config::{Config, Observer, Progress};
+use crate::config::{Config, Observer, Progress, SyncPolicy};
 use crate::error::{CommitError, OpenError};
 use crate::medium::{Disk, Folder};
 use crate::record::Entry;
@@ -102,7 +104,12 @@ impl<S: State> TxLog<S> {
         let (log, recovery) = repair::open(folder, &config, &mut replay)?;
         let shared = Arc::new(Shared::default());
         let (queue_jobs, queue_bytes) = (config.queue_jobs, config.queue_bytes);
-        let worker = Worker::new(log, state, config, Arc::clone(&shared));
+        let flusher = match config.sync {
+            SyncPolicy::Every(_) => Some(flusher::start(Arc::clone(&shared))),
+            SyncPolicy::Always | SyncPolicy::Never => None,
+        };
+        let flusher = flusher.transpose().map_err(OpenError::io("start the thread that syncs the log"))?;
+        let worker = Worker::new(log, state, config, Arc::clone(&shared), flusher);
         let worker = thread::Builder::new().name("txlog".into()).spawn(|| worker.run());
         let worker = worker.map_err(OpenError::io("start the log's thread"))?;
         Ok((Self { shared, queue_jobs, queue_bytes, worker: Some(worker) }, recovery))
@@ -241,6 +248,8 @@ enum Command {
     Compact(Sender<Result<Compaction, CompactError>>),
     /// Make all that was committed durable and say how far that is.
     Sync(Sender<u64>),
+    /// A flush has ended.
+    Flushed,
     /// The compaction has ended.
     Compacted,
 }
@@ -271,5 +280,12 @@ impl<J> Shared<J> {
         queue.commands.push(command);
         self.wake(queue);
         Ok(())
+    }
+
+    /// Tells the thread that something has ended, also when nothing may be added any more: somebody may wait for it.
+    fn report(&self, ended: Command) {
+        let mut queue = self.queue();
+        queue.commands.push(ended);
+        self.wake(queue);
     }
 }

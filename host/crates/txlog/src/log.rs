@@ -1,11 +1,12 @@
 //! The log being written: one owner, no thread. Appends records to a buffer, commits them with one write, rotates
-//! segments.
+//! segments. A sync that no commit waits for can be done elsewhere, as a [`Flush`].
 //!
 //! Bounded by its owner, who commits before the buffer is too large. Open files: the segment, the watermark, the lock.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, SyncPolicy};
@@ -60,15 +61,17 @@ pub(crate) struct Log {
     /// A buffer that a commit has made larger than this is given back.
     buffer_bytes: usize,
 
-    file: Box<dyn File>,
+    file: Arc<dyn File>,
     segment: u64,
     /// Where the next commit goes: all before it was written.
     end: Place,
     watermark: Box<dyn File>,
-    /// Sequence of the last record that was synced.
-    synced: u64,
-    /// Since when there has been something to sync.
+    /// In the segment being written: all before it was synced.
+    synced: Place,
+    /// Since when there has been something to sync that the flush under way doesn't.
     unsynced_since: Option<Instant>,
+    /// The flush under way.
+    flushing: Option<Flushing>,
     /// Snapshot and segments before the one being written.
     closed: Vec<Closed>,
     /// Id of the snapshot.
@@ -89,6 +92,29 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
     /// How long the sync took, if there was one.
     pub(crate) sync: Option<Duration>,
+}
+
+/// A sync of what was committed before it began, for another thread to run. The log goes on meanwhile.
+pub(crate) struct Flush {
+    file: Arc<dyn File>,
+    outcome: SyncSender<io::Result<Duration>>,
+}
+
+impl Flush {
+    /// Syncs: may take long.
+    pub(crate) fn run(self) {
+        let start = Instant::now();
+        let outcome = self.file.sync().map(|()| start.elapsed());
+        // The log may be gone.
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+/// A [`Flush`] that has begun.
+struct Flushing {
+    /// What it makes durable.
+    end: Place,
+    outcome: Receiver<io::Result<Duration>>,
 }
 
 /// What a write fails with. Full is what the owner may survive.
@@ -135,12 +161,13 @@ impl Log {
             policy: config.sync,
             segment_bytes: config.segment_bytes,
             buffer_bytes: config.commit_bytes.saturating_mul(2),
-            file,
+            file: file.into(),
             segment,
             end,
             watermark,
-            synced: end.sequence,
+            synced: end,
             unsynced_since: None,
+            flushing: None,
             closed,
             snapshot,
             buffer: Vec::new(),
@@ -162,7 +189,7 @@ impl Log {
         let (mut buffer, start) = record.finish();
         if let Some(start) = start {
             self.sequence += 1;
-            let (sequence, durable, previous) = (self.sequence, self.synced, self.chain);
+            let (sequence, durable, previous) = (self.sequence, self.synced.sequence, self.chain);
             self.chain = frame::seal(&mut buffer[start..], Kind::Record, sequence, durable, previous, self.seed);
         }
         self.buffer = buffer;
@@ -210,36 +237,69 @@ impl Log {
         if !is_full(&source) {
             return Err(WriteError::Other { action: format!("write {name}"), source });
         }
+        self.settle()?;
         // Synced, so that no part of it can come back under what is written next.
         let cut = self.file.set_len(self.end.offset).and_then(|()| self.file.sync());
         cut.map_err(|source| WriteError::Other { action: format!("truncate {name}"), source })?;
         Err(WriteError::Full)
     }
 
-    /// Makes all that was committed durable. Returns how long that took, if there was anything to sync.
+    /// Makes all that was committed durable. Returns how long the disk took, if there was anything to sync.
     pub(crate) fn sync(&mut self) -> Result<Option<Duration>, CommitError> {
         self.check()?;
+        self.sync_segment().map_err(|error| self.fail(&error))
+    }
+
+    fn sync_segment(&mut self) -> Result<Option<Duration>, WriteError> {
+        let flushed = self.settle()?;
         if self.unsynced_since.is_none() {
-            return Ok(None);
+            return Ok(flushed);
         }
         let start = Instant::now();
-        self.sync_segment().map_err(|error| self.fail(&error))?;
-        Ok(Some(start.elapsed()))
-    }
-
-    fn sync_segment(&mut self) -> Result<(), WriteError> {
-        let name = |action| format!("{action} {}", files::segment(self.segment));
-        self.file.sync().map_err(|source| WriteError::Other { action: name("sync"), source })?;
-        self.synced = self.end.sequence;
+        let outcome = self.file.sync().map(|()| start.elapsed());
         self.unsynced_since = None;
-        // The watermark is no more than a witness, but a medium that fails to write it fails.
-        self.write_watermark().map_err(|source| WriteError::Other { action: "write the watermark".into(), source })
+        self.note_sync(self.end, outcome).map(Some)
     }
 
-    /// When the policy wants the next sync; `None` if there is nothing to sync, or no hurry.
+    /// Begins to make durable what was committed, if there is anything that a flush under way doesn't. When it has run,
+    /// [`end_flush`](Log::end_flush) takes note of it.
+    pub(crate) fn begin_flush(&mut self) -> Option<Flush> {
+        if self.flushing.is_some() || self.unsynced_since.take().is_none() {
+            return None;
+        }
+        let (outcome, receiver) = mpsc::sync_channel(1);
+        self.flushing = Some(Flushing { end: self.end, outcome: receiver });
+        Some(Flush { file: Arc::clone(&self.file), outcome })
+    }
+
+    /// Ends the flush under way, if there is one; waits until it has run. Returns how long it took.
+    pub(crate) fn end_flush(&mut self) -> Result<Option<Duration>, CommitError> {
+        self.check()?;
+        self.settle().map_err(|error| self.fail(&error))
+    }
+
+    fn settle(&mut self) -> Result<Option<Duration>, WriteError> {
+        let Some(Flushing { end, outcome }) = self.flushing.take() else { return Ok(None) };
+        let outcome = outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that syncs has ended")));
+        self.note_sync(end, outcome).map(Some)
+    }
+
+    /// The segment was synced up to there, or was not.
+    fn note_sync(&mut self, end: Place, outcome: io::Result<Duration>) -> Result<Duration, WriteError> {
+        let name = |action| format!("{action} {}", files::segment(self.segment));
+        let took = outcome.map_err(|source| WriteError::Other { action: name("sync"), source })?;
+        self.synced = end;
+        // The watermark is no more than a witness, but a medium that fails to write it fails.
+        self.write_watermark().map_err(|source| WriteError::Other { action: "write the watermark".into(), source })?;
+        Ok(took)
+    }
+
+    /// When the policy wants the next sync; `None` if there is nothing to sync, no hurry, or a flush under way.
     pub(crate) fn sync_due(&self) -> Option<Instant> {
         match (self.policy, self.unsynced_since) {
-            (SyncPolicy::Every(interval), Some(since)) if self.failure.is_none() => since.checked_add(interval),
+            (SyncPolicy::Every(interval), Some(since)) if self.failure.is_none() && self.flushing.is_none() => {
+                since.checked_add(interval)
+            }
             _ => None,
         }
     }
@@ -259,9 +319,7 @@ impl Log {
     }
 
     fn begin_segment(&mut self) -> Result<(), WriteError> {
-        if self.unsynced_since.is_some() {
-            self.sync_segment()?;
-        }
+        self.sync_segment()?;
         let header = FileHeader {
             contents: Contents::Segment,
             identity: self.identity,
@@ -283,9 +341,10 @@ impl Log {
         let file = self.folder.open_to_write(&name).map_err(other)?;
         let bytes = self.end.offset;
         self.closed.push(Closed { name: files::segment(self.segment), id: self.segment, bytes });
-        self.file = file;
+        self.file = file.into();
         self.segment = header.id;
         self.end.offset = FileHeader::LEN as u64;
+        self.synced = self.end;
         self.write_watermark().map_err(|source| WriteError::Other { action: "write the watermark".into(), source })
     }
 
@@ -301,7 +360,7 @@ impl Log {
     }
 
     fn write_watermark(&self) -> io::Result<()> {
-        let (segment, offset, sequence) = (self.segment, self.end.offset, self.synced);
+        let (segment, Place { offset, sequence, .. }) = (self.segment, self.synced);
         let watermark = Watermark { identity: self.identity, segment, offset, sequence };
         match self.watermark.write_at(&watermark.encode(), 0) {
             // An old one does no harm.
@@ -350,7 +409,7 @@ impl Log {
 
     /// Sequence of the last record that was written, and of the last that was synced.
     pub(crate) fn sequences(&self) -> (u64, u64) {
-        (self.end.sequence, self.synced)
+        (self.end.sequence, self.synced.sequence)
     }
 
     pub(crate) fn folder(&self) -> Arc<dyn Folder> {

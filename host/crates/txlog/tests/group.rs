@@ -6,10 +6,11 @@ mod common;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use common::{Opened, PATIENCE, delete, job, open, read, set};
-use txlog::medium::simulation::{Event, Simulated};
-use txlog::{CommitError, Committed, Config, Observer, Reason};
+use common::{Opened, PATIENCE, delete, eventually, job, open, read, set, states};
+use txlog::medium::simulation::{Crash, Event, Faults, Image, Simulated, crashes};
+use txlog::{CommitError, Committed, Config, Observer, Reason, SyncPolicy};
 
 /// Passes on what was committed, and why the log failed.
 struct Listener {
@@ -45,6 +46,18 @@ fn hold(opened: &Opened) -> (Sender<()>, Receiver<Result<u64, CommitError>>) {
     is_busy.recv_timeout(PATIENCE).unwrap();
     (release, first)
 }
+
+/// Holds the next sync of a file until the sender that is returned is dropped.
+fn hold_sync(folder: &Simulated) -> (Sender<()>, Receiver<()>) {
+    let ((busy, is_busy), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+    folder.on_sync(move || {
+        busy.send(()).unwrap();
+        let _ = released.recv();
+    });
+    (release, is_busy)
+}
+
+const INTERVAL: SyncPolicy = SyncPolicy::Every(Duration::from_millis(1));
 
 fn syncs(folder: &Simulated) -> usize {
     folder.events().iter().filter(|event| matches!(event, Event::SyncFile(_))).count()
@@ -159,4 +172,64 @@ fn a_state_that_panics_fails_the_log() {
     assert!(opened.log.compact().is_err());
     assert!(opened.log.close().is_err());
     assert_eq!(read(&folder.image()).unwrap().1.last_sequence, 1);
+}
+
+#[test]
+fn a_sync_of_an_interval_holds_no_commit_up_and_covers_what_was_there_before() {
+    let folder = Simulated::default();
+    let opened = open(&folder, Config { sync: INTERVAL, ..Config::default() });
+    let (release, is_busy) = hold_sync(&folder);
+    assert_eq!(opened.set("before", "1"), Ok(1));
+    is_busy.recv_timeout(PATIENCE).unwrap();
+    for sequence in 2..=20 {
+        assert_eq!(opened.set("meanwhile", &sequence.to_string()), Ok(sequence));
+    }
+    assert_eq!(opened.log.stats().synced_sequence, 0);
+    drop(release);
+    eventually("another sync", || opened.log.stats().synced_sequence == 20);
+    // What the log says of itself never runs ahead of the disk.
+    let states = states(&opened.map.history());
+    crashes(&Image::new(), &folder.events(), false, |Crash { image, .. }| {
+        let (table, recovery) = read(&image).unwrap();
+        assert_eq!(table, states[usize::try_from(recovery.last_sequence).unwrap()]);
+        assert_eq!(recovery.lost, 0);
+    });
+}
+
+#[test]
+fn whatever_else_syncs_waits_for_the_sync_under_way() {
+    type End = fn(Opened) -> u64;
+    let ends: [(&str, End); 3] = [
+        ("a compaction", |opened| opened.log.compact().map(|_| opened.log.stats().synced_sequence).unwrap()),
+        ("closing", |opened| opened.log.close().map(|()| 2).unwrap()),
+        ("the end of a segment", |opened| opened.set("next", &"v".repeat(1000)).unwrap() - 1),
+    ];
+    for (what, end) in ends {
+        let folder = Simulated::default();
+        let opened = open(&folder, Config { sync: INTERVAL, segment_bytes: 1000, ..Config::default() });
+        let (release, is_busy) = hold_sync(&folder);
+        opened.set("before", "1").unwrap();
+        is_busy.recv_timeout(PATIENCE).unwrap();
+        opened.set("meanwhile", "2").unwrap();
+        let before = syncs(&folder);
+        let ending = thread::spawn(move || end(opened));
+        // It can't have synced anything, however long it had for it.
+        (0..1000).for_each(|_| thread::yield_now());
+        assert_eq!(syncs(&folder), before, "{what}");
+        drop(release);
+        assert_eq!(ending.join().unwrap(), 2, "{what}");
+        assert!(syncs(&folder) > before, "{what}");
+    }
+}
+
+#[test]
+fn a_sync_of_an_interval_that_fails_fails_the_log() {
+    let folder = Simulated::default();
+    let (observer, _, failed) = listener();
+    let opened = open(&folder, Config { observer, sync: INTERVAL, ..Config::default() });
+    folder.set_faults(Faults { sync: true, ..Faults::default() });
+    assert_eq!(opened.set("key", "value"), Ok(1));
+    let reason = failed.recv_timeout(PATIENCE).unwrap();
+    assert!(reason.contains("sync") && reason.contains("simulated"), "{reason}");
+    assert!(opened.log.close().is_err());
 }

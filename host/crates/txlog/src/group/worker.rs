@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::{Command, PANICKED, Shared, Stats};
 use crate::compaction::{CompactError, Compaction, Done, Pace, Plan, Retry};
 use crate::config::{Committed, Config};
 use crate::error::CommitError;
-use crate::log::{Log, Written};
+use crate::log::{Flush, Log, Written};
 use crate::record;
 use crate::state::State;
 
@@ -42,6 +42,8 @@ pub(super) struct Worker<S: State> {
     /// When jobs were last taken from the queue, and how many.
     taken: (Instant, usize),
     last_sync: Duration,
+    /// Runs the syncs of an interval; `None` if the policy is another.
+    flusher: Option<SyncSender<Flush>>,
     compaction: Option<Running>,
     retry: Retry,
 }
@@ -85,11 +87,17 @@ impl Schedule {
 }
 
 impl<S: State> Worker<S> {
-    pub(super) fn new(log: Log, state: Arc<S>, config: Config, shared: Arc<Shared<S::Job>>) -> Self {
+    pub(super) fn new(
+        log: Log,
+        state: Arc<S>,
+        config: Config,
+        shared: Arc<Shared<S::Job>>,
+        flusher: Option<SyncSender<Flush>>,
+    ) -> Self {
         let (jobs, decided) = (VecDeque::new(), Vec::new());
         let (last_sync, compaction, retry) = (Duration::ZERO, None, Retry::default());
         let taken = (Instant::now(), 0);
-        let worker = Self { log, state, config, shared, jobs, decided, taken, last_sync, compaction, retry };
+        let worker = Self { log, state, config, shared, jobs, decided, taken, last_sync, flusher, compaction, retry };
         worker.update_stats();
         worker
     }
@@ -154,14 +162,21 @@ impl<S: State> Worker<S> {
     }
 
     fn sync_if_due(&mut self) {
-        if self.log.sync_due().is_some_and(|due| due <= Instant::now()) {
-            self.sync();
+        let due = self.log.sync_due().is_some_and(|due| due <= Instant::now());
+        if due && let (Some(flusher), Some(flush)) = (&self.flusher, self.log.begin_flush()) {
+            // If its thread is gone, the log learns that as it waits for the outcome.
+            let _ = flusher.send(flush);
         }
     }
 
     /// Makes all that was committed durable. Returns whether it is.
     fn sync(&mut self) -> bool {
-        let synced = self.log.sync().map(|sync| Written { bytes: 0, sync });
+        let synced = self.log.sync();
+        self.note_sync(synced)
+    }
+
+    fn note_sync(&mut self, synced: Result<Option<Duration>, CommitError>) -> bool {
+        let synced = synced.map(|sync| Written { bytes: 0, sync });
         self.note(&synced, 0);
         synced.is_ok()
     }
@@ -239,6 +254,10 @@ impl<S: State> Worker<S> {
                     let _ = done.send(self.log.sequences().1);
                 }
             }
+            Command::Flushed => {
+                let flushed = self.log.end_flush();
+                self.note_sync(flushed);
+            }
             Command::Compacted => {
                 if let Some(running) = self.compaction.take() {
                     self.end_compaction(running);
@@ -306,10 +325,7 @@ impl<S: State> Worker<S> {
                 if followed.strain(shared.stats().log_bytes) > HURRY { Pace::Fast } else { Pace::Gentle }
             };
             let done = plan.run(sync, pace);
-            // Also when nothing may be added any more: somebody may wait for the outcome.
-            let mut queue = shared.queue();
-            queue.commands.push(Command::Compacted);
-            shared.wake(queue);
+            shared.report(Command::Compacted);
             done
         });
         match thread {

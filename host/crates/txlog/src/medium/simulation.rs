@@ -64,6 +64,7 @@ struct Inner {
     files: Vec<Vec<u8>>,
     events: Vec<Event>,
     faults: Faults,
+    on_sync: Option<Box<dyn FnOnce() + Send>>,
     /// Who has it locked: so many shared, or one alone.
     shared: usize,
     alone: bool,
@@ -94,6 +95,11 @@ impl Simulated {
     /// Puts a note between what was done.
     pub fn note(&self, note: u64) {
         self.inner().events.push(Event::Note(note));
+    }
+
+    /// Does something once, when a file is next synced. What is written meanwhile is not durable by that sync.
+    pub fn on_sync(&self, hook: impl FnOnce() + Send + 'static) {
+        self.inner().on_sync = Some(Box::new(hook));
     }
 
     /// From now on, these things go wrong.
@@ -244,9 +250,14 @@ impl File for Handle {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.folder.inner();
-        fault(inner.faults.sync)?;
-        inner.events.push(Event::SyncFile(self.file));
-        Ok(())
+        let outcome = fault(inner.faults.sync);
+        if outcome.is_ok() {
+            inner.events.push(Event::SyncFile(self.file));
+        }
+        let hook = inner.on_sync.take();
+        drop(inner);
+        hook.into_iter().for_each(|hook| hook());
+        outcome
     }
 }
 
