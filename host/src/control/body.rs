@@ -15,6 +15,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use problem::{Code, Problem};
 use registry::Namespace;
+use runtime::PIECE;
 use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -54,7 +55,7 @@ impl<S: Sync> OptionalFromRequest<S> for Fields {
 }
 
 async fn read_fields(body: Body) -> Result<Bytes, Problem> {
-    read(body, LIMIT, TIMEOUT).await.map_err(|unread| match unread {
+    read(body, LIMIT, TIMEOUT, Pace::Fast).await.map_err(|unread| match unread {
         Unread::TooLong(_) => Problem::new(Code::BodyTooLarge, format!("the body has more than {LIMIT} bytes")),
         Unread::Failed(problem) => problem,
     })
@@ -74,21 +75,34 @@ pub(super) enum Unread {
     Failed(Problem),
 }
 
+/// How fast a body is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As it comes.
+    Fast,
+    /// With a rest after each [`PIECE`]: megabytes that come as fast as they can keep a core busy, for which workers wait.
+    Gentle,
+}
+
+/// A rest of [`Pace::Gentle`]. It leaves a hundred megabytes a second and more.
+const REST: Duration = Duration::from_millis(1);
+
 /// Reads a body of at most `limit` bytes. What is left of a longer one is read on for a while, see [`linger`].
-pub(super) async fn read(body: Body, limit: usize, timeout: Duration) -> Result<Bytes, Unread> {
-    tokio::time::timeout(timeout, collect(body, limit)).await.unwrap_or_else(|_| {
+pub(super) async fn read(body: Body, limit: usize, timeout: Duration, pace: Pace) -> Result<Bytes, Unread> {
+    tokio::time::timeout(timeout, collect(body, limit, pace)).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} s", timeout.as_secs());
         Err(Unread::Failed(Problem::new(Code::RequestTimeout, detail)))
     })
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
+async fn collect(mut body: Body, limit: usize, pace: Pace) -> Result<Bytes, Unread> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         linger(body);
         return Err(Unread::TooLong(announced));
     }
     let mut held = BytesMut::with_capacity(announced);
+    let mut rested = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Unread::Failed(Problem::new(Code::InvalidRequest, "the body ended early")))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -97,6 +111,10 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
             return Err(Unread::TooLong(held.len() + data.len()));
         }
         held.extend_from_slice(&data);
+        if pace == Pace::Gentle && held.len() - rested >= PIECE {
+            tokio::time::sleep(REST).await;
+            rested = held.len();
+        }
     }
     Ok(held.freeze())
 }

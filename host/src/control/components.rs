@@ -15,7 +15,7 @@ use problem::{Code, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{self, Fields, Room, Unread};
+use super::body::{self, Fields, Pace, Room, Unread};
 use super::{Control, Failure};
 use crate::linger::linger;
 use crate::swap::{ComponentInfo, PublishedBy, RevisionInfo, SwapError, SwapOptions, Swapped, Swapper};
@@ -118,7 +118,7 @@ pub(super) async fn swap(
             return Err(failure);
         }
     };
-    let bytes = body::read(body, LARGEST_COMPONENT, TIME).await.map_err(|unread| match unread {
+    let bytes = body::read(body, LARGEST_COMPONENT, TIME, Pace::Gentle).await.map_err(|unread| match unread {
         Unread::TooLong(bytes) => too_large(bytes as u64),
         Unread::Failed(problem) => problem,
     })?;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use store::{Bucket, Error, Limits, Store, Swap, Value, Versioned};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{self, Housed, Room, Unread};
+use super::body::{self, Housed, Pace, Room, Unread};
 use super::{Control, Failure};
 use crate::kv::wire::{self, Batch, Blob, Keys, Values};
 
@@ -79,7 +79,7 @@ impl Kv {
     ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
         let body = request.into_body();
         let room = self.room.take(body::most(&body, limit)).await?;
-        match body::read(body, limit, body::TIMEOUT).await {
+        match body::read(body, limit, body::TIMEOUT, Pace::Fast).await {
             Ok(body) => Ok((body, room)),
             Err(Unread::TooLong(len)) => Err(too_long(len)),
             Err(Unread::Failed(problem)) => Err(problem),

@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use runtime::{Code, Digest};
+use runtime::{Code, Digest, gently};
 use serde::{Deserialize, Serialize};
 
 use super::PublishedBy;
@@ -337,11 +337,17 @@ impl History {
         Ok(())
     }
 
-    /// Writes a file: it is there as a whole, and for good, or as it was.
+    /// Writes a file: it is there as a whole, and for good, or as it was. A large one is synced piece by piece too: other
+    /// files' syncs would wait for all of it.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (file, unfinished) = (self.folder.join(name), self.folder.join(format!("{name}{UNFINISHED}")));
         let written = File::create(&unfinished).and_then(|mut out| {
-            out.write_all(bytes)?;
+            let mut left = bytes.len();
+            gently(bytes, |piece| {
+                out.write_all(piece)?;
+                left -= piece.len();
+                if left > 0 { out.sync_data() } else { Ok(()) }
+            })?;
             out.sync_all()
         });
         if let Err(error) = written.and_then(|()| fs::rename(&unfinished, &file)) {

@@ -18,6 +18,7 @@ mod counters;
 mod dispatch;
 mod doorbell;
 mod engine;
+mod gently;
 mod guest;
 mod health;
 mod limiter;
@@ -42,6 +43,7 @@ pub use compiler::Compiler;
 pub use counters::{Census, ComponentStats};
 pub use dispatch::{Hop, MAX_DEPTH, Target, answer_with};
 pub use engine::most_guests;
+pub use gently::{PIECE, gently};
 pub use outbound::{OutboundPolicy, OutboundRuleError};
 pub use pool::Outcomes;
 pub use rehearsal::{
