@@ -8,7 +8,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use registry::Registry;
@@ -33,6 +33,10 @@ use crate::swap::Swapper;
 use crate::telemetry::{self, Flush, Log};
 use crate::traces::{Exporter, Settings};
 use crate::watch::Watch;
+
+/// How long a thread that has blocked waits for more such work. Until it ends it keeps what it has freed. Shorter than the
+/// pauses of the file watch, which would keep all of them.
+const BLOCKING_THREADS: Duration = Duration::from_millis(100);
 
 /// What there is from the beginning to the end, whatever is run.
 struct Process {
@@ -119,7 +123,8 @@ fn assemble(
             tracer: tracer.clone(),
         },
     );
-    let control_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let control_plane =
+        tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(BLOCKING_THREADS).build()?;
     let exporter = tracer.zip(traces).map(|(tracer, traces)| Exporter::new(tracer, traces)).transpose()?;
     let observer = Observer::new(metrics, Readiness::new(), failures);
     let served =
