@@ -1,7 +1,7 @@
 //! Work on megabytes beside requests.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How many bytes are worked on at a time. Some hundred microseconds: a worker may wait that long for the core.
 pub const PIECE: usize = 256 << 10;
@@ -12,12 +12,12 @@ pub const PIECE: usize = 256 << 10;
 /// # Errors
 /// What the work fails with; no further piece is worked on then.
 pub fn gently<E>(bytes: &[u8], mut work: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    let mut rest = None;
+    let mut rest = Duration::ZERO;
     for piece in bytes.chunks(PIECE) {
-        rest.map(thread::sleep);
+        thread::sleep(rest);
         let begun = Instant::now();
         work(piece)?;
-        rest = Some(begun.elapsed());
+        rest = begun.elapsed();
     }
     Ok(())
 }

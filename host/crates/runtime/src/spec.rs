@@ -63,7 +63,10 @@ impl Code {
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let mut hash = sha2::Sha256::new();
-        let Ok(()) = gently(&bytes, |piece| Ok::<_, Infallible>(hash.update(piece)));
+        let Ok(()) = gently(&bytes, |piece| {
+            hash.update(piece);
+            Ok::<_, Infallible>(())
+        });
         Self { digest: Digest(hash.finalize().into()), bytes }
     }
 
