@@ -10,7 +10,15 @@ pub fn stamped(guest: &str, number: u32) -> Vec<u8> {
     unwell(guest, "", number)
 }
 
-/// The same, which behaves as this kind does. The guest `stamped` has some.
+/// A component that has become larger by some 600 KiB, more than is written to disk in one go.
+pub fn enlarged(mut component: Vec<u8>) -> Vec<u8> {
+    // A custom section without a name: its kind, its length in LEB128, the length of its name, and what is in it.
+    component.extend([0, 0x80, 0x80, 0x25, 0]);
+    component.resize(component.len() + 0x25 * 0x4000 - 1, 0);
+    component
+}
+
+/// The same as [`stamped`], which behaves as this kind does. The guest `stamped` has some.
 pub fn unwell(guest: &str, kind: &str, number: u32) -> Vec<u8> {
     let mut bytes = std::fs::read(artifact::guest(guest)).expect("it was built");
     let mut marks = bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
