@@ -286,8 +286,8 @@ impl Log {
 
     /// The segment was synced up to there, or was not.
     fn note_sync(&mut self, end: Place, outcome: io::Result<Duration>) -> Result<Duration, WriteError> {
-        let name = |action| format!("{action} {}", files::segment(self.segment));
-        let took = outcome.map_err(|source| WriteError::Other { action: name("sync"), source })?;
+        let action = || format!("sync {}", files::segment(self.segment));
+        let took = outcome.map_err(|source| WriteError::Other { action: action(), source })?;
         self.synced = end;
         // The watermark is no more than a witness, but a medium that fails to write it fails.
         self.write_watermark().map_err(|source| WriteError::Other { action: "write the watermark".into(), source })?;

@@ -34,14 +34,21 @@ fn listener() -> (Arc<Listener>, Receiver<Committed>, Receiver<String>) {
     (Arc::new(Listener { committed: Mutex::new(committed), failed: Mutex::new(failed) }), commits, reasons)
 }
 
-/// Keeps the log's thread busy with a first job until the sender that is returned is dropped.
-fn hold(opened: &Opened) -> (Sender<()>, Receiver<Result<u64, CommitError>>) {
+/// A hook that tells when it runs, and holds up whoever runs it until the sender is dropped.
+fn holder() -> (Sender<()>, Receiver<()>, Box<dyn FnOnce() + Send>) {
     let ((busy, is_busy), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
-    *opened.map.on_decide.lock().unwrap() = Some(Box::new(move || {
+    let hook = move || {
         busy.send(()).unwrap();
         // Ends when the sender is dropped.
         let _ = released.recv();
-    }));
+    };
+    (release, is_busy, Box::new(hook))
+}
+
+/// Keeps the log's thread busy with a first job until the sender that is returned is dropped.
+fn hold(opened: &Opened) -> (Sender<()>, Receiver<Result<u64, CommitError>>) {
+    let (release, is_busy, hook) = holder();
+    *opened.map.on_decide.lock().unwrap() = Some(hook);
     let first = opened.submit(vec![set("first", "1")]);
     is_busy.recv_timeout(PATIENCE).unwrap();
     (release, first)
@@ -49,11 +56,8 @@ fn hold(opened: &Opened) -> (Sender<()>, Receiver<Result<u64, CommitError>>) {
 
 /// Holds the next sync of a file until the sender that is returned is dropped.
 fn hold_sync(folder: &Simulated) -> (Sender<()>, Receiver<()>) {
-    let ((busy, is_busy), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
-    folder.on_sync(move || {
-        busy.send(()).unwrap();
-        let _ = released.recv();
-    });
+    let (release, is_busy, hook) = holder();
+    folder.on_sync(hook);
     (release, is_busy)
 }
 
@@ -141,11 +145,8 @@ fn closing_ends_what_was_queued() {
 fn closing_ends_a_compaction_that_is_running() {
     let folder = Simulated::default();
     let opened = open(&folder, Config { compact_bytes: 0, compact_percent: 0, ..Config::default() });
-    let ((busy, is_busy), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
-    *opened.map.on_visit.lock().unwrap() = Some(Box::new(move || {
-        busy.send(()).unwrap();
-        let _ = released.recv();
-    }));
+    let (release, is_busy, hook) = holder();
+    *opened.map.on_visit.lock().unwrap() = Some(hook);
     opened.set("key", "value").unwrap();
     is_busy.recv_timeout(PATIENCE).unwrap();
     let Opened { log, map, .. } = opened;
