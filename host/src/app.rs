@@ -198,6 +198,9 @@ async fn serve(
             });
         }
     }
+    for worker in runtime.workers() {
+        worker.spawn(async { memory::open_magazines() });
+    }
     tokio::spawn(memory::keep_giving_back());
     tasks.spawn(watch.run(swapper.clone(), reached(signals.clone(), 1)));
     let sampling = tokio::spawn({

@@ -305,22 +305,22 @@ def recording(bench):
         yield from rates("`/data`, with the access log", found, {"without": 0.97})
 
 
-KEYS = 100_000
+# So few that a second's writes reach all of them: what is read then is there.
+KEYS = 5_000
 VALUE = "x" * 64
 STORE_CONNECTIONS = 64
 
-# Thousands of requests made beforehand: to format one costs wrk as much as to send it.
+# Requests for all keys in some order, made beforehand: to format one costs wrk as much as to send it.
 LUA = """
 local requests, next = {}, 0
 function init()
-  math.randomseed(os.time())
-  for i = 1, 4096 do
-    local key = string.format("key-%%06d", math.random(0, %(keys)d - 1))
-    requests[i] = %(request)s
+  for i = 1, %(keys)d do
+    local key = string.format("key-%%06d", i)
+    table.insert(requests, math.random(i), %(request)s)
   end
 end
 function request()
-  next = next %% 4096 + 1
+  next = next %% %(keys)d + 1
   return requests[next]
 end
 """
@@ -352,7 +352,4 @@ def store(bench):
 
             found = bench.in_turns({"host": over_http(ours, ours_in[which]), "Redis": over_redis,
                                     "etcd": over_http(etcd, etcd_in[which])})
-            for run in found["host"] + found["etcd"]:
-                # A key that nobody has set yet is a 404.
-                run.failed = run.failed if which == "set" else 0
             yield from rates(f"{which.upper()} through gateway -> storage", found, {"Redis": goal, "etcd": 1.0})

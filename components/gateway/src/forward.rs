@@ -78,6 +78,7 @@ async fn pass_on(request: Request, authority: &str, to: &Forward<'_>) -> Result<
             let target = request.get_path_with_query();
             let (contents, trailers) = consume(request);
             let (request, _sent) = Request::new(headers, Some(contents), trailers, None);
+            request.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
             request.set_method(&method).map_err(|()| invalid("method"))?;
             request.set_path_with_query(target.as_deref()).map_err(|()| invalid("path"))?;
             request
@@ -108,6 +109,7 @@ async fn attempt(request: Request, method: &Method, first: Endpoint, to: &Forwar
             None => (None, wit_future::new(|| Ok(None)).1),
         };
         let (outgoing, _sent) = Request::new(headers.clone(), contents, trailers, Some(options()));
+        outgoing.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
         outgoing.set_method(&wasi_method).map_err(|()| invalid("method"))?;
         outgoing.set_path_with_query(target.as_deref()).map_err(|()| invalid("path"))?;
         address(&outgoing, &endpoint.authority, to)?;
@@ -165,7 +167,6 @@ fn withhold(request: &Request, to: &Forward<'_>) -> Option<Fields> {
 }
 
 fn address(request: &Request, authority: &str, to: &Forward<'_>) -> Result<(), Problem> {
-    request.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
     request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
     if let Some(method) = &to.method {
         request.set_method(&method.clone().into()).map_err(|()| invalid("method"))?;

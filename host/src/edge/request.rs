@@ -87,7 +87,7 @@ async fn metrics(edge: &Edge, request: Request<Incoming>) -> Response<Body> {
 /// A request that may go to its component.
 struct Admitted {
     target: Target,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     hop: Hop,
     /// What becomes of its body, if it has one.
     verdict: Option<Verdict>,
@@ -116,7 +116,7 @@ fn admit(
         let (upload, verdict) = Upload::new(body, edge.limits.body_bytes, edge.limits.body_idle);
         (upload.boxed_unsync(), Some(verdict))
     };
-    Ok(Admitted { target, request: Request::from_parts(head, body), hop, verdict })
+    Ok(Admitted { target, request: Box::new(Request::from_parts(head, body)), hop, verdict })
 }
 
 fn admit_head(

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use problem::{Code, Problem};
@@ -101,7 +100,7 @@ impl From<Problem> for Failed {
 impl Worker {
     /// Brings a request to an instance and returns its answer, or a problem document that says why there is none. To
     /// drop the future, or the answer's body before its end, is to give up on the request.
-    pub async fn dispatch(&self, target: &Target, request: Request<Body>, hop: Hop) -> Response<Body> {
+    pub async fn dispatch(&self, target: &Target, request: Box<Request<Body>>, hop: Hop) -> Response<Body> {
         match self.try_dispatch(target, request, hop).await {
             Ok(answer) => answer,
             Err(Failed { problem, by, .. }) => {
@@ -115,7 +114,7 @@ impl Worker {
     async fn try_dispatch(
         &self,
         target: &Target,
-        request: Request<Body>,
+        mut request: Box<Request<Body>>,
         mut hop: Hop,
     ) -> Result<Response<Body>, Failed> {
         if hop.depth > MAX_DEPTH {
@@ -130,14 +129,14 @@ impl Worker {
         }
 
         registry.retry_budget().request(now);
-        let (mut spare, request) = Spare::keep(request);
+        let mut spare = Spare::keep(&mut request);
         let mut failed = match self.attempt(&first, request, &hop, now).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
         let mut tried = vec![first.name().clone()];
         loop {
-            let again = failed.unsent.take().map(|unsent| spare.keep_again(*unsent)).or_else(|| spare.idempotent());
+            let again = failed.unsent.take().map(|unsent| spare.keep_again(unsent)).or_else(|| spare.idempotent());
             let (Some(again), true) = (again, failed.retry) else { return Err(failed) };
             let Some(next) = self.choose_untried(target, &tried) else { return Err(failed) };
             if !registry.retry_budget().try_retry(Instant::now()) {
@@ -199,7 +198,7 @@ impl Worker {
     async fn attempt(
         &self,
         chosen: &Chosen,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         hop: &Hop,
         begun: Instant,
     ) -> Result<Response<Body>, Failed> {
@@ -227,7 +226,7 @@ impl Worker {
                 let Location::Remote(address) = member.location() else { unreachable!("it is elsewhere") };
                 let deadline = begun + REMOTE_TIMEOUT;
                 let step = steps::to_remote(self.tracer(), &mut request, hop, member, address);
-                let sent = self.client().send_to(member, address, request, hop, deadline, self.registry());
+                let sent = self.client().send_to(member, address, *request, hop, deadline, self.registry());
                 let sent = Box::pin(sent).await;
                 let mut answer = steps::answered(step, sent).map_err(|error| remote_failed(member, error))?;
                 if !answer.headers().contains_key(SERVED_BY)
@@ -320,44 +319,52 @@ pub fn answer_with(problem: Problem) -> Response<Body> {
 /// What is kept of a request for a second attempt.
 struct Spare {
     /// The head, if the method allows to send it twice.
-    head: Option<Parts>,
+    head: Option<Request<()>>,
     /// The way back to the body. `None` if there is none.
     body: Option<Lent>,
 }
 
 impl Spare {
-    fn keep(request: Request<Body>) -> (Self, Request<Body>) {
-        let (head, body) = request.into_parts();
-        let kept = head.method.is_idempotent().then(|| head.clone());
-        let (lent, body) = lend(body);
-        (Self { head: kept, body: lent }, Request::from_parts(head, body))
+    fn keep(request: &mut Request<Body>) -> Self {
+        let head = request.method().is_idempotent().then(|| head_of(request));
+        Self { head, body: lend(request.body_mut()) }
     }
 
     /// Keeps what is needed of a request that came back whole.
-    fn keep_again(&mut self, unsent: Request<Body>) -> Request<Body> {
-        let (head, body) = unsent.into_parts();
-        let (lent, body) = lend(body);
-        self.body = lent;
-        Request::from_parts(head, body)
+    fn keep_again(&mut self, mut unsent: Box<Request<Body>>) -> Box<Request<Body>> {
+        self.body = lend(unsent.body_mut());
+        unsent
     }
 
     /// The request once more, if it is idempotent and nobody has read its body.
-    fn idempotent(&mut self) -> Option<Request<Body>> {
+    fn idempotent(&mut self) -> Option<Box<Request<Body>>> {
         let head = self.head.clone()?;
-        let body = match self.body.take() {
+        let mut body = match self.body.take() {
             None => body::empty(),
             Some(lent) => lent.take_back()?,
         };
-        let (lent, body) = lend(body);
-        self.body = lent;
-        Some(Request::from_parts(head, body))
+        self.body = lend(&mut body);
+        Some(Box::new(head.map(|()| body)))
     }
 }
 
-fn lend(body: Body) -> (Option<Lent>, Body) {
+/// A copy of a request without its body.
+fn head_of(request: &Request<Body>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    *head.extensions_mut() = request.extensions().clone();
+    head
+}
+
+/// Leaves a body in place of this one that can be taken back from, unless there is nothing in it.
+fn lend(body: &mut Body) -> Option<Lent> {
     if body.is_end_stream() {
-        return (None, body);
+        return None;
     }
-    let (lent, body) = Lent::new(body);
-    (Some(lent), body)
+    let (lent, taken) = Lent::new(std::mem::replace(body, body::empty()));
+    *body = taken;
+    Some(lent)
 }

@@ -543,7 +543,7 @@ async fn take_calls(
                     if let Some(stage) = stage {
                         store.as_context_mut().data_mut().enter(stage);
                     }
-                    Prepared::new(store.as_context_mut(), proxy, request, GuestState::http_view, reply)
+                    Prepared::new(store.as_context_mut(), proxy, *request, GuestState::http_view, reply)
                 });
                 calls.push(async move { prepared?.run(accessor, std::future::pending()).await });
                 continue;

@@ -77,7 +77,7 @@ async fn check(pool: &Arc<Pool>, how: &HealthCheck) -> Checked {
         .body(body::empty())
         .expect("the manifest's path was checked");
     let failed = |reason: String| Checked::Failed(format!("GET {path} {reason}"));
-    match pool.call(request, &Hop::new(1, None), Instant::now() + how.timeout).await {
+    match pool.call(Box::new(request), &Hop::new(1, None), Instant::now() + how.timeout).await {
         Ok(answer) => {
             let status = answer.status();
             // The rest of the answer is read, so that the guest isn't given up on.

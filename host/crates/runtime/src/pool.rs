@@ -31,7 +31,7 @@ use crate::template::Template;
 
 /// A request waiting for a guest.
 pub(crate) struct Job {
-    pub(crate) request: Request<Body>,
+    pub(crate) request: Box<Request<Body>>,
     pub(crate) reply: oneshot::Sender<wasmtime::Result<Response<Body>>>,
     pub(crate) call: Arc<Call>,
     /// Where its guest is to play, in a rehearsal.
@@ -43,7 +43,7 @@ pub(crate) struct Job {
 impl Job {
     /// Gives it back to its caller: no guest could be started for it, of which there is room for no more if `no_room`.
     fn refuse(self, no_room: bool) {
-        let not_started = NotStarted { request: Mutex::new(Some(Box::new(self.request))), no_room };
+        let not_started = NotStarted { request: Mutex::new(Some(self.request)), no_room };
         // The caller may be gone; then so is the request.
         let _ = self.reply.send(Err(wasmtime::Error::new(not_started)));
     }
@@ -178,7 +178,7 @@ impl Pool {
     /// See [`CallError`].
     pub(crate) fn call(
         self: &Arc<Self>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         hop: &Hop,
         deadline: Instant,
     ) -> impl Future<Output = Result<Response<Body>, CallError>> {
@@ -192,7 +192,7 @@ impl Pool {
     pub(crate) async fn call_on(
         self: &Arc<Self>,
         stage: Option<Stage>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         hop: &Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
@@ -353,7 +353,7 @@ impl Pool {
         let mut state = self.state();
         job.waits = state.parked.is_empty() && state.guests.len() >= self.template.limits().max_guests;
         if job.waits && !self.template.enqueue() {
-            return Err(Box::new(job.request));
+            return Err(job.request);
         }
         state.queue.push_back(job);
         Ok(self.find(&mut state))
@@ -546,7 +546,7 @@ impl Caller<'_> {
         drop(state);
         self.pool.dequeued(&job);
         self.call = None;
-        Some(Box::new(job.request))
+        Some(job.request)
     }
 
     /// What an error in place of an answer means.

@@ -84,17 +84,21 @@ impl WasiHttpHooks for Outgoing {
         let worker = self.worker.clone();
         let (trace, step) = steps::out_of_guest(worker.tracer(), &mut request, &self.guest);
         let hop = Hop::from_guest(&self.guest, trace);
-        let send = async move |request| match target {
+        // Boxed, and so is whatever is seldom: all that may be awaited is in the future that every request gets.
+        let request = Box::new(request);
+        let send = async move |request: Box<Request<Body>>| match target {
             Some(target) => Ok(worker.dispatch(&target, request, hop).await),
-            None => worker.client().send_outside(request, &hop, &options.unwrap_or_default()).await,
+            None => Box::pin(worker.client().send_outside(*request, &hop, &options.unwrap_or_default())).await,
         };
         let stage = self.stage.clone();
         Box::new(async move {
             let answer = match stage {
                 None => send(request).await,
-                // Apart, as it is seldom, and large.
-                Some(Stage::Live(tape)) => Box::pin(tape.record(request, send)).await,
-                Some(Stage::Rehearsed(replay)) => replay.answer(request).await,
+                Some(Stage::Live(tape)) => {
+                    let send = async move |request| send(Box::new(request)).await;
+                    Box::pin(tape.record(*request, send)).await
+                }
+                Some(Stage::Rehearsed(replay)) => Box::pin(replay.answer(*request)).await,
             };
             Ok((steps::answered(step, answer)?, nothing_left_to_send()))
         })

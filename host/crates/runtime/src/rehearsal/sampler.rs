@@ -66,7 +66,7 @@ impl Sampler {
     pub(crate) async fn call(
         &self,
         pool: &Arc<Pool>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         hop: &Hop,
         deadline: Instant,
     ) -> Result<Response<Body>, CallError> {
@@ -94,13 +94,14 @@ impl Sampler {
             tape: tape.clone(),
         };
         let begun = Instant::now();
-        let served = self.live.call_on(Some(Stage::Live(tape)), Request::from_parts(head, body), hop, deadline).await;
+        let request = Box::new(Request::from_parts(head, body));
+        let served = self.live.call_on(Some(Stage::Live(tape)), request, hop, deadline).await;
         let took = begun.elapsed();
         match served {
             Ok(answer) => Ok(sample.watch(answer, took)),
             Err(CallError::Shed(_, request) | CallError::NotStarted(request)) => {
                 sample.place.skip(Skip::NoGuest);
-                pool.call(*request, hop, deadline).await
+                pool.call(request, hop, deadline).await
             }
             Err(error) => {
                 sample.rehearse(Run { outcome: Err(reason(&error)), took });
@@ -202,7 +203,7 @@ impl Sample {
         let Self { mut place, pool, head, depth, .. } = self;
         let line = format!("{} {}", head.method, head.uri.path());
         let method = head.method.clone();
-        let request = Request::from_parts(head, body::full(body));
+        let request = Box::new(Request::from_parts(head, body::full(body)));
         let stopwatch = Stopwatch::start();
         let deadline = stopwatch.begun() + pool.template().limits().request_timeout;
         // No part of the live request's trace: that one has its answer.
