@@ -171,7 +171,7 @@ fn on_worker(worker: &Worker, namespace: &str, rounds: u64) -> Duration {
         let begun = Instant::now();
         for _ in 0..rounds {
             let request = Request::get("http://a/data").body(runtime::empty()).expect("a request");
-            let answer = this.dispatch(&target, request, Hop::new(1, None)).await;
+            let answer = this.dispatch(&target, Box::new(request), Hop::new(1, None)).await;
             assert!(answer.status().is_success(), "{}", answer.status());
             answer.into_body().collect().await.expect("a whole answer");
         }

@@ -21,6 +21,7 @@ use crate::call::Failure;
 use crate::guest::{self, Guest};
 use crate::pool::{CallError, Pool};
 use crate::remote::SendError;
+use crate::rush;
 use crate::steps;
 use crate::worker::{View, Worker};
 
@@ -122,6 +123,7 @@ impl Worker {
             return Err(Problem::new(Code::LoopDetected, detail).into());
         }
         let now = Instant::now();
+        rush::request(now);
         let registry = self.registry();
         let (first, others) = self.choose(target)?;
         if !others {

@@ -30,6 +30,7 @@ mod remote;
 mod revision;
 mod router;
 mod runtime;
+mod rush;
 mod spec;
 mod state;
 mod steps;
