@@ -14,7 +14,9 @@ use std::time::Duration;
 use http::Method;
 use problem::{Code, Problem};
 use wasip3::http::client;
-use wasip3::http::types::{ErrorCode, Fields, Headers, Request, RequestOptions, Response, Scheme, Trailers};
+use wasip3::http::types::{
+    ErrorCode, Fields, Headers, Method as WasiMethod, Request, RequestOptions, Response, Scheme, Trailers,
+};
 use wasip3::wit_bindgen::{FutureReader, StreamReader, StreamResult};
 use wasip3::{spawn_local, wit_future, wit_stream};
 
@@ -78,9 +80,7 @@ async fn pass_on(request: Request, authority: &str, to: &Forward<'_>) -> Result<
             let target = request.get_path_with_query();
             let (contents, trailers) = consume(request);
             let (request, _sent) = Request::new(headers, Some(contents), trailers, None);
-            request.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
-            request.set_method(&method).map_err(|()| invalid("method"))?;
-            request.set_path_with_query(target.as_deref()).map_err(|()| invalid("path"))?;
+            begin(&request, &method, target.as_deref())?;
             request
         }
     };
@@ -109,9 +109,7 @@ async fn attempt(request: Request, method: &Method, first: Endpoint, to: &Forwar
             None => (None, wit_future::new(|| Ok(None)).1),
         };
         let (outgoing, _sent) = Request::new(headers.clone(), contents, trailers, Some(options()));
-        outgoing.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
-        outgoing.set_method(&wasi_method).map_err(|()| invalid("method"))?;
-        outgoing.set_path_with_query(target.as_deref()).map_err(|()| invalid("path"))?;
+        begin(&outgoing, &wasi_method, target.as_deref())?;
         address(&outgoing, &endpoint.authority, to)?;
         let sent = client::send(outgoing).await;
 
@@ -166,6 +164,14 @@ fn withhold(request: &Request, to: &Forward<'_>) -> Option<Fields> {
     Some(rest)
 }
 
+/// The first line of a new request: that of the one which came in.
+fn begin(request: &Request, method: &WasiMethod, target: Option<&str>) -> Result<(), Problem> {
+    request.set_scheme(Some(&Scheme::Http)).map_err(|()| invalid("scheme"))?;
+    request.set_method(method).map_err(|()| invalid("method"))?;
+    request.set_path_with_query(target).map_err(|()| invalid("path"))
+}
+
+/// Where a request goes, and what is another there.
 fn address(request: &Request, authority: &str, to: &Forward<'_>) -> Result<(), Problem> {
     request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
     if let Some(method) = &to.method {

@@ -23,7 +23,7 @@ thread_local! {
     static RUSH: Cell<Option<Rush>> = const { Cell::new(None) };
 }
 
-/// Counts a request that this thread sends to an instance.
+/// Counts a request that this thread sends to an instance: one through the gateway to a storage is two.
 pub(crate) fn request(now: Instant) {
     let mut rush = RUSH.get().unwrap_or(Rush { since: now, requests: 0, on: false });
     if let Some(on) = rush.request(now) {
