@@ -129,7 +129,7 @@ bench-log:
     "$bench" replay
     "$bench" compact
 
-# Run txlog's fuzz targets for so many seconds each
+# Run txlog's fuzz targets side by side, for so many seconds each
 fuzz seconds="60":
     #!/usr/bin/env bash
     set -euo pipefail
@@ -138,11 +138,20 @@ fuzz seconds="60":
     target=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
     cd host/crates/txlog
     for name in payloads recovery; do
+        cargo fuzz build --sanitizer none --target-dir "$target" "$name"
+    done
+    # Side by side: each takes one core.
+    running=()
+    for name in payloads recovery; do
         # What it finds on the way is kept for the next time; what it starts from is in the repository. No sanitizer: it
         # would need a nightly compiler, and there is no unsafe code to be found out.
         mkdir -p "$target/corpus/$name"
         cargo fuzz run --sanitizer none --target-dir "$target" "$name" "$target/corpus/$name" "fuzz/seeds/$name" -- \
-            -max_total_time={{ seconds }} -max_len=4096 -print_final_stats=1
+            -max_total_time={{ seconds }} -max_len=4096 -print_final_stats=1 2>&1 | sed -u "s/^/$name: /" &
+        running+=($!)
+    done
+    for one in "${running[@]}"; do
+        wait "$one"
     done
 
 # Format all Rust code

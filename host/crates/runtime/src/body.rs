@@ -202,9 +202,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc;
 
-    use futures::executor::{block_on, block_on_stream};
     use futures::stream::{self, Stream, StreamExt};
     use futures::task::AtomicWaker;
+    use futures_executor::{block_on, block_on_stream};
     use http_body_util::StreamBody;
 
     use super::*;

@@ -130,7 +130,7 @@ impl HttpBody for Tee {
 
 #[cfg(test)]
 mod tests {
-    use futures::executor::block_on;
+    use futures_executor::block_on;
     use http_body_util::StreamBody;
 
     use super::*;

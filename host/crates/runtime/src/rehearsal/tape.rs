@@ -264,7 +264,7 @@ fn alike(error: &BodyError) -> BodyError {
 
 #[cfg(test)]
 mod tests {
-    use futures::executor::block_on;
+    use futures_executor::block_on;
     use store::{Bucket, MemoryStore};
 
     use super::super::tap::MAX_BODY;
