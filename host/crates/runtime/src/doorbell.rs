@@ -4,6 +4,7 @@
 //! that completes wakes the whole task. With the doorbell as the task's waker, what has nothing new to look at returns at
 //! once, and a ring that was answered while the task ran doesn't make it run again.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
@@ -11,23 +12,33 @@ use std::task::Waker;
 
 use futures::task::AtomicWaker;
 
+use crate::relay::Relay;
+
 /// It rang, and nobody has answered.
 const RUNG: u8 = 1;
 /// The task runs, so it need not be woken: it answers, or asks at the end whether it rang.
 const RUNNING: u8 = 2;
 
 /// Of one task. Anybody may ring; everything else is the task's.
-#[derive(Default)]
 pub(crate) struct Doorbell {
     state: AtomicU8,
     task: AtomicWaker,
+    /// Of the worker that the task runs on.
+    relay: Arc<Relay>,
 }
 
 impl Doorbell {
+    /// For a task of that worker.
+    pub(crate) fn new(relay: Arc<Relay>) -> Self {
+        Self { state: AtomicU8::new(0), task: AtomicWaker::new(), relay }
+    }
+
     /// Something happened: makes the task look.
     pub(crate) fn ring(&self) {
-        if self.state.fetch_or(RUNG, AcqRel) == 0 {
-            self.task.wake();
+        if self.state.fetch_or(RUNG, AcqRel) == 0
+            && let Some(task) = self.task.take()
+        {
+            self.relay.wake(task);
         }
     }
 
@@ -56,7 +67,6 @@ impl Doorbell {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::Wake;
 
@@ -71,9 +81,16 @@ mod tests {
         }
     }
 
+    /// A doorbell of a task on this thread.
+    fn bell() -> Doorbell {
+        let relay = Arc::<Relay>::default();
+        relay.settle();
+        Doorbell::new(relay)
+    }
+
     #[test]
     fn wakes_a_task_that_does_not_run() {
-        let (bell, count) = (Doorbell::default(), Arc::new(Count::default()));
+        let (bell, count) = (bell(), Arc::new(Count::default()));
         let waker = Waker::from(count.clone());
         assert!(!bell.enter(&waker));
         assert!(!bell.leave());
@@ -86,7 +103,7 @@ mod tests {
 
     #[test]
     fn lets_whoever_runs_the_task_tell_it() {
-        let (bell, count) = (Doorbell::default(), Arc::new(Count::default()));
+        let (bell, count) = (bell(), Arc::new(Count::default()));
         let waker = Waker::from(count.clone());
         bell.enter(&waker);
         bell.leave();
@@ -97,7 +114,7 @@ mod tests {
 
     #[test]
     fn lets_a_running_task_answer() {
-        let (bell, count) = (Doorbell::default(), Arc::new(Count::default()));
+        let (bell, count) = (bell(), Arc::new(Count::default()));
         let waker = Waker::from(count.clone());
         bell.enter(&waker);
         bell.ring();

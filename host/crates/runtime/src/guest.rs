@@ -100,7 +100,7 @@ impl Guest {
     /// Starts a guest of a pool, on the pool's worker. `report` is told how it started, instead of a request that waits
     /// for it.
     pub(crate) fn start(pool: &Arc<Pool>, report: Option<oneshot::Sender<wasmtime::Result<()>>>) -> Arc<Self> {
-        let guest = Self::new();
+        let guest = Self::new(pool);
         let future = Box::pin(live(guest.clone(), pool.clone(), report));
         *guest.life() = Some(Life { future, waker: Waker::noop().clone() });
         let own = guest.clone();
@@ -108,10 +108,10 @@ impl Guest {
         guest
     }
 
-    fn new() -> Arc<Self> {
+    fn new(pool: &Pool) -> Arc<Self> {
         let serving = Serving { calls: Vec::new(), idle_since: Instant::now(), busy: false, then: Then::Nothing };
         Arc::new(Self {
-            bell: Doorbell::default(),
+            bell: Doorbell::new(pool.template().worker.relay().clone()),
             condemned: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             broke_off: AtomicBool::new(false),

@@ -26,6 +26,7 @@ mod outbound;
 mod pool;
 mod priority;
 mod rehearsal;
+mod relay;
 mod remote;
 mod revision;
 mod router;

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use trace::Tracer;
 
 use crate::counters::{ComponentStats, Counters};
+use crate::relay::Relay;
 use crate::remote::Client;
 use crate::revision::{Instance, Revision};
 use crate::router::{Routed, Router};
@@ -160,6 +161,7 @@ pub struct Worker(Arc<Inner>);
 struct Inner {
     id: usize,
     runtime: Handle,
+    relay: Arc<Relay>,
     commons: Arc<Commons>,
     client: OnceLock<Client>,
     /// The newest one that was needed.
@@ -173,12 +175,17 @@ impl Worker {
         let worker = Self(Arc::new(Inner {
             id,
             runtime: runtime.handle().clone(),
+            relay: Arc::default(),
             commons,
             client: OnceLock::new(),
             view: Mutex::default(),
         }));
         let own = worker.clone();
-        std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || runtime.block_on(own.sweep()))?;
+        std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            let relay = own.relay().clone();
+            runtime.spawn(async move { relay.run().await });
+            runtime.block_on(own.sweep());
+        })?;
         Ok(worker)
     }
 
@@ -194,6 +201,11 @@ impl Worker {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.0.runtime
+    }
+
+    /// Wakes its tasks from other threads.
+    pub(crate) fn relay(&self) -> &Arc<Relay> {
+        &self.0.relay
     }
 
     pub(crate) fn registry(&self) -> &Registry {
