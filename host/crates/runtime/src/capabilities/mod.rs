@@ -6,6 +6,7 @@ pub(crate) mod keyvalue;
 pub(crate) mod logging;
 pub(crate) mod outgoing;
 pub(crate) mod registry;
+mod response;
 
 use wasmtime::component::Linker;
 use wasmtime_wasi_config::WasiConfig;
@@ -20,6 +21,7 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p3::add_to_linker(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     wasmtime_wasi_http::p3::add_to_linker(linker)?;
+    response::link(linker)?;
     wasmtime_wasi_config::add_to_linker(linker, |state: &mut GuestState| WasiConfig::from(&*state.config))?;
     keyvalue::link(linker)?;
     registry::link(linker)
