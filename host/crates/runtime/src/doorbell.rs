@@ -67,19 +67,10 @@ impl Doorbell {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::Wake;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
+    use crate::relay::tests::Count;
 
     /// A doorbell of a task on this thread.
     fn bell() -> Doorbell {
