@@ -32,10 +32,10 @@ serve name *arguments: target
 
 # Run all tests: unit, property and end to end; arguments go to `cargo test`
 test *arguments: target
-    # The binary that the end-to-end tests drive. `compose` has no tests, and left out because with its features
-    # everything would be compiled once more.
+    # The binary that the end-to-end tests drive. Without tests are `compose`, with whose features everything would be
+    # compiled once more, and `bench`, which needs criterion.
     cargo build --locked -p host
-    cargo test --locked --workspace {{ guest_only }} --exclude compose "$@"
+    cargo test --locked --workspace {{ guest_only }} --exclude compose --exclude bench "$@"
 
 # Make the pictures of the dashboard in the README anew
 screenshots: target
