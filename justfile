@@ -150,9 +150,12 @@ fuzz seconds="60":
             -max_total_time={{ seconds }} -max_len=4096 -print_final_stats=1 2>&1 | sed -u "s/^/$name: /" &
         running+=($!)
     done
+    # Both are waited for, so that none is left behind when the other fails.
+    failed=0
     for one in "${running[@]}"; do
-        wait "$one"
+        wait "$one" || failed=1
     done
+    exit $failed
 
 # Format all Rust code
 fmt:

@@ -1,4 +1,4 @@
-//! Answers of WASI 0.3 guests: their bodies are taken from when they are made.
+//! Answers of WASI 0.3 guests: their bodies are read from the moment they are made.
 //!
 //! A guest makes an answer, returns it, and then writes its body. By itself, `wasmtime-wasi-http` begins to read a body when
 //! the answer was returned; a guest that writes at once, as they do, has to wait, and is entered once more to hear that it
