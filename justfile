@@ -32,9 +32,10 @@ serve name *arguments: target
 
 # Run all tests: unit, property and end to end; arguments go to `cargo test`
 test *arguments: target
-    # The binary that the end-to-end tests drive. Without tests are `compose`, with whose features everything would be
-    # compiled once more, and `bench`, which needs criterion.
-    cargo build --locked -p host
+    # The binary that the end-to-end tests drive, with the features that other tests need: else the runtime and what it
+    # stands on would be compiled once more for those. Without tests are `compose`, with whose features everything would
+    # be, and `bench`, which needs criterion.
+    cargo build --locked -p host --features store/contract-tests
     cargo test --locked --workspace {{ guest_only }} --exclude compose --exclude bench "$@"
 
 # Make the pictures of the dashboard in the README anew

@@ -38,6 +38,9 @@ use crate::state::GuestState;
 /// How long a condemned guest may keep its event loop from running before those who wait for it lose it.
 const STUCK_GRACE: Duration = Duration::from_millis(200);
 
+/// How long a guest's turn may take for its event loop to go on at once if it was woken while it ran.
+const TURN: Duration = Duration::from_millis(1);
+
 /// The handle of a guest: what it serves now, and how to end it.
 pub(crate) struct Guest {
     /// Of its task.
@@ -264,11 +267,6 @@ impl Guest {
         self.broke_off.load(Relaxed)
     }
 
-    /// Whether it has had work to do, for whomever, since it last came to rest.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.serving().busy
-    }
-
     /// How it ends now, if it does whatever its event loop says.
     fn over(&self) -> Option<End> {
         if !self.is_condemned() {
@@ -415,6 +413,7 @@ async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>,
         pin!(store.run_concurrent(async |accessor| take_calls(accessor, proxy, guest, pool, &progress).await));
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
+        let begun = Instant::now();
         loop {
             if let Some(end) = guest.over() {
                 return Poll::Ready(end);
@@ -433,11 +432,17 @@ async fn serve(store: &mut Store<GuestState>, proxy: &Proxy, guest: &Arc<Guest>,
                 return Poll::Ready(End::Stuck);
             }
             if rung {
+                progress.look.store(true, Relaxed);
+                let ran = progress.ran.load(Relaxed);
+                if ran && begun.elapsed() < TURN {
+                    // It woke itself, as a rule. It isn't listed before it rests: requests that come would go to other guests,
+                    // and the caches have to hold what all of these wait with.
+                    continue;
+                }
                 // Neighbours first: this may be a guest that computes, and was interrupted to let them run.
-                if !progress.ran.load(Relaxed) {
+                if !ran {
                     pool.unpark(guest);
                 }
-                progress.look.store(true, Relaxed);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::ops::{Add, Sub};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -60,8 +60,6 @@ pub(crate) struct Pool {
     failures: AtomicU64,
     /// Whether its requests are sampled.
     rehearsal: Switch,
-    /// Whether the guest that answered last had nothing left to do by then.
-    in_one_go: AtomicBool,
 }
 
 #[derive(Default)]
@@ -126,8 +124,8 @@ pub(crate) enum CallError {
 
 impl Pool {
     pub(crate) fn new(template: Template, runtime: Handle) -> Arc<Self> {
-        let (state, calls, failures, rehearsal, in_one_go) = Default::default();
-        Arc::new(Self { template, runtime, state, calls, failures, rehearsal, in_one_go })
+        let (state, calls, failures, rehearsal) = Default::default();
+        Arc::new(Self { template, runtime, state, calls, failures, rehearsal })
     }
 
     /// What became of its calls.
@@ -163,12 +161,9 @@ impl Pool {
         self.runtime.spawn(task);
     }
 
-    /// Whether the caller runs the guest itself, instead of waking its task. It must be where the guests run. And a guest
-    /// that takes several requests at once, and needs several turns for each, does better to find all those that came in
-    /// meanwhile, which cost it less together; unless the caller is a guest too: that costs more if it has to wait.
-    fn is_run_by_caller(&self, hop: &Hop) -> bool {
-        (hop.sender.is_some() || self.template.at_once() == 1 || self.in_one_go.load(Relaxed))
-            && Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
+    /// Whether the caller is where its guests run, and so can run one itself instead of waking its task.
+    fn is_here(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
     }
 
     /// Runs a request on a guest and returns the answer as soon as its head is there. To drop the future, or the
@@ -211,7 +206,7 @@ impl Pool {
         };
         let mut caller = Caller { pool: self, call: Some(call), steps };
         match guest {
-            Some(guest) if self.is_run_by_caller(hop) => guest.run(),
+            Some(guest) if self.is_here() => guest.run(),
             Some(guest) => guest.look(),
             None => {}
         }
@@ -249,9 +244,6 @@ impl Pool {
                 }
                 if let Some(call) = &caller.call {
                     call.answered();
-                    if let Some(guest) = call.guest() {
-                        self.in_one_go.store(!guest.is_busy(), Relaxed);
-                    }
                 }
                 caller.steps.answered(response.status());
                 Ok(response.map(|body| Watched::wrap(body, length, caller.into_reader())))
