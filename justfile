@@ -36,7 +36,8 @@ test *arguments: target
     # stands on would be compiled once more for those. Without tests are `compose`, with whose features everything would
     # be, and `bench`, which needs criterion.
     cargo build --locked -p host --features store/contract-tests
-    cargo test --locked --workspace {{ guest_only }} --exclude compose --exclude bench "$@"
+    HOST_BIN=${HOST_BIN:-$(realpath "${CARGO_TARGET_DIR:-target}/debug/host")} \
+        cargo test --locked --workspace {{ guest_only }} --exclude compose --exclude bench "$@"
 
 # Make the pictures of the dashboard in the README anew
 screenshots: target
@@ -175,7 +176,7 @@ bench-guests: target
     cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage -p echo -p gateway -p registry-static
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.2.wasm
     cp target/guests/{{ wasm }}/release/echo.wasm target/bench
-    cargo run --quiet --locked -p compose -- target/guests/{{ wasm }}/release/{gateway,registry_static}.wasm \
+    cargo run --quiet --locked --profile tool -p compose -- target/guests/{{ wasm }}/release/{gateway,registry_static}.wasm \
         target/bench/gateway-standalone.wasm
     cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage --features wasi-0-3
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm

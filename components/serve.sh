@@ -33,9 +33,7 @@ build() {
 if [ "$name" = gateway ]; then
     build -p gateway -p registry-static
     file=$out/gateway-standalone.wasm
-    # To optimise what it is made of would take longer than it ever runs.
-    cargo run --quiet --config 'profile.dev.package."*".opt-level=0' -p compose -- \
-        "$out/gateway.wasm" "$out/registry_static.wasm" "$file"
+    cargo run --quiet --profile tool -p compose -- "$out/gateway.wasm" "$out/registry_static.wasm" "$file"
 else
     build -p "$name"
     file=$out/$name.wasm

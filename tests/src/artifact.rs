@@ -79,7 +79,7 @@ pub fn prepare_serve() {
     PREPARED.get_or_init(|| {
         guest("gateway");
         let directory = guests();
-        build(&["--target-dir", directory.to_str().expect("the path is UTF-8"), "-p", "compose"]);
+        build(&["--profile", "tool", "--target-dir", directory.to_str().expect("the path is UTF-8"), "-p", "compose"]);
     });
 }
 
