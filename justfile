@@ -33,8 +33,8 @@ serve name *arguments: target
 # Run all tests: unit, property and end to end; arguments go to `cargo test`
 test *arguments: target
     # The binary that the end-to-end tests drive, with the features that other tests need: else the runtime and what it
-    # stands on would be compiled once more for those. Without tests are `compose`, with whose features everything would
-    # be, and `bench`, which needs criterion.
+    # stands on would be compiled once more for those. The same goes for the features of `compose`, which has no tests;
+    # nor has `bench`, which needs criterion.
     cargo build --locked -p host --features store/contract-tests
     HOST_BIN=${HOST_BIN:-$(realpath "${CARGO_TARGET_DIR:-target}/debug/host")} \
         cargo test --locked --workspace {{ guest_only }} --exclude compose --exclude bench "$@"
