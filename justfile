@@ -176,8 +176,8 @@ bench-guests: target
     cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage -p echo -p gateway -p registry-static
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.2.wasm
     cp target/guests/{{ wasm }}/release/echo.wasm target/bench
-    cargo run --quiet --locked --profile tool -p compose -- target/guests/{{ wasm }}/release/{gateway,registry_static}.wasm \
-        target/bench/gateway-standalone.wasm
+    cargo run --quiet --locked --profile tool -p compose -- \
+        target/guests/{{ wasm }}/release/{gateway,registry_static}.wasm target/bench/gateway-standalone.wasm
     cargo build --release --locked --target {{ wasm }} --target-dir target/guests -p storage --features wasi-0-3
     cp target/guests/{{ wasm }}/release/storage.wasm target/bench/storage-0.3.wasm
 
