@@ -1,6 +1,6 @@
 //! Disks that are full, and disks that fail.
 
-use e2e::{Client, Disk, Host, Reply, need, strace};
+use e2e::{Client, Disk, Host, Remote, Reply, artifact, need, strace};
 use serde_json::json;
 
 fn set(client: &Client, key: &str, value: &str) -> Reply {
@@ -48,6 +48,55 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
     check(&host);
     host.stop().expect(0, &[]);
     check(&start());
+}
+
+#[test]
+fn a_component_tells_nobody_of_a_write_that_fails() {
+    let disk = need!(Disk::of_size(1 << 20), "unshare, and the right to mount");
+    let ballast = disk.root().join("ballast");
+    std::fs::write(&ballast, vec![0; 256 << 10]).expect("the disk is empty");
+    let told = Remote::start(|exchange| exchange.answer(200, &[], b"told"));
+    let guest = |name: &str| {
+        format!(
+            "[components.{name}]\nsource = \"{}\"\nroute = \"/{name}\"\nallowed-outbound-hosts = [\"{}\"]\n\
+             health-check = {{ path = \"/?bucket=checks\", interval = \"1h\" }}\n\
+             key-value-buckets = [\"default\", \"checks\"]\n",
+            artifact::guest("kv-draft2").display(),
+            told.url()
+        )
+    };
+    let manifest = guest("first") + &guest("second") + &guest("filler");
+    let host = disk.keeps_data_of(Host::builder().manifest(&manifest)).start();
+    let full = |path: &str| {
+        let problem = host.get(path).problem(507, "store_full");
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("disk is full")), "{problem}");
+    };
+    let filled = (0..256).take_while(|number| host.get(&format!("/filler?store=k{number}")).status == 200).count();
+    assert!(filled < 256, "a disk of 1 MiB has no room for it");
+
+    // Whether it asks somebody else or answers, nobody hears that it is stored.
+    full(&format!("/first?store=told&then={}", told.url()));
+    full("/second?store=answered");
+    // From then on, a component hears of it itself.
+    for component in ["first", "second", "filler"] {
+        let heard = host.get(&format!("/{component}?store=heard")).expect(200).json();
+        assert!(heard["error"].as_str().is_some_and(|error| error.starts_with("store_full: ")), "{heard}");
+    }
+    assert_eq!(told.requests(), 0);
+
+    std::fs::remove_file(&ballast).expect("it is there");
+    for component in ["first", "second"] {
+        for _ in 0..3 {
+            assert_eq!(host.get(&format!("/{component}?store=again")).expect(200).json(), "stored");
+        }
+        let answer = host.get(&format!("/{component}?store=told&then={}", told.url())).expect(200).json();
+        assert_eq!(answer, "200 OK");
+    }
+    assert_eq!(told.requests(), 2);
+    for key in ["answered", "heard"] {
+        host.internal().get(&format!("/kv/default/{key}")).expect(404);
+    }
+    host.internal().get("/kv/default/told").expect(200);
 }
 
 #[test]

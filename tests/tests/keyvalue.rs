@@ -59,6 +59,22 @@ fn the_second_draft() {
 }
 
 #[test]
+fn a_component_finds_what_it_has_just_written() {
+    let host = start();
+    for round in 0..20 {
+        host.delete("/api/delete?key=mine");
+        assert_eq!(host.get("/two?store=mine&then=read").expect(200).json(), json!(4096), "{round}");
+    }
+}
+
+#[test]
+fn a_write_stands_whatever_becomes_of_the_component() {
+    let host = start();
+    host.get("/two?store=mine&then=trap").problem(502, "component_failed");
+    eventually_true("it is stored", || host.get("/api/get?key=mine").status == 200);
+}
+
+#[test]
 fn the_configuration() {
     let config = start().get("/two").expect(200).json()["config"].clone();
     assert_eq!(config["all"], json!({ "colour": "red", "a.b": "c d" }));

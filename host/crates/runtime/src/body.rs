@@ -1,5 +1,6 @@
 //! Bodies as they pass through: what a guest's answer holds on to, and how to keep a request for a second attempt.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -145,6 +146,70 @@ impl<E: Ending> HttpBody for Watched<E> {
 impl<E: Ending> Drop for Watched<E> {
     fn drop(&mut self) {
         self.end(if self.is_end_stream() { End::Complete } else { End::Dropped });
+    }
+}
+
+/// Bytes of a body that are read ahead.
+const AHEAD: usize = 16 << 10;
+
+/// A body of which what was there has been read before anybody wanted it, so that its producer is rid of it.
+struct ReadAhead {
+    frames: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    /// What is still to be read, if anything is.
+    rest: Option<Body>,
+}
+
+/// Reads what is there of a body, up to some [`AHEAD`] bytes, and says whether that was all of it.
+pub(crate) fn read_ahead(mut body: Body) -> (Body, bool) {
+    let (mut frames, mut bytes) = (VecDeque::new(), 0);
+    let whole = loop {
+        if body.is_end_stream() {
+            break true;
+        }
+        if bytes >= AHEAD {
+            break false;
+        }
+        match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(frame))) => {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                frames.push_back(Ok(frame));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                frames.push_back(Err(error));
+                break false;
+            }
+            Poll::Ready(None) => break true,
+            Poll::Pending => break false,
+        }
+    };
+    (ReadAhead { frames, rest: (!whole).then_some(body) }.boxed_unsync(), whole)
+}
+
+impl HttpBody for ReadAhead {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match (self.frames.pop_front(), &mut self.rest) {
+            (Some(frame), _) => Poll::Ready(Some(frame)),
+            (None, Some(rest)) => Pin::new(rest).poll_frame(cx),
+            (None, None) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty() && self.rest.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = self.frames.iter().flatten().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let Some(rest) = &self.rest else { return SizeHint::with_exact(ahead) };
+        let mut size = rest.size_hint();
+        if let Some(upper) = size.upper() {
+            size.set_upper(upper.saturating_add(ahead));
+        }
+        size.set_lower(size.lower().saturating_add(ahead));
+        size
     }
 }
 
@@ -329,6 +394,31 @@ mod tests {
         let (tell, told) = mpsc::channel();
         drop(Watched::wrap(full("abc"), None, Tell(tell)));
         assert_eq!(told.iter().collect::<Vec<_>>(), [End::Dropped]);
+    }
+
+    #[test]
+    fn what_is_there_is_read_ahead() {
+        let frames = |pieces: Vec<Bytes>| stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(piece))));
+        let large = Bytes::from(vec![b'x'; AHEAD]);
+        let bodies = [
+            (empty(), Some(0), true),
+            (full("abc"), Some(3), true),
+            (StreamBody::new(frames(vec!["ab".into(), "c".into()])).boxed_unsync(), Some(3), true),
+            (StreamBody::new(frames(vec![large.clone(), "c".into()])).boxed_unsync(), None, false),
+            (full(large.clone()), Some(AHEAD as u64), true),
+        ];
+        for (number, (body, size, whole)) in bodies.into_iter().enumerate() {
+            let (body, all) = read_ahead(body);
+            assert_eq!((body.size_hint().exact(), all), (size, whole), "{number}");
+            assert_eq!(body.is_end_stream(), size == Some(0), "{number}");
+            let bytes = block_on(body.collect()).expect("a body of bytes").to_bytes();
+            assert_eq!(bytes.len() as u64, size.unwrap_or(AHEAD as u64 + 1), "{number}");
+        }
+        let first = stream::iter([Ok(Frame::data(Bytes::from("ab"))), Err(BodyError::ConnectionTerminated)]);
+        let (mut body, whole) = read_ahead(StreamBody::new(first.chain(stream::pending())).boxed_unsync());
+        assert!(!whole);
+        assert!(matches!(block_on(body.frame()), Some(Ok(_))));
+        assert!(matches!(block_on(body.frame()), Some(Err(_))));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use http::HeaderValue;
 use trace::TraceContext;
 
 use crate::guest::Guest;
+use crate::held::Held;
 
 /// What both sides of a call know of it.
 pub(crate) struct Call {
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     /// When that was, if its trace is recorded.
     taken: OnceLock<Instant>,
     failure: OnceLock<Failure>,
+    /// What its answer waits for.
+    pub(crate) held: Held,
     /// Who waits for more of the answer's body.
     reader: AtomicWaker,
 }
@@ -72,8 +75,8 @@ impl Call {
         depth: u8,
         trace: Option<TraceContext>,
     ) -> Arc<Self> {
-        let (answered, guest, taken, failure, reader) = Default::default();
-        Arc::new(Self { begun, answered, request_id, depth, trace, guest, taken, failure, reader })
+        let (answered, guest, taken, failure, held, reader) = Default::default();
+        Arc::new(Self { begun, answered, request_id, depth, trace, guest, taken, failure, held, reader })
     }
 
     /// Its caller has the head of its answer.

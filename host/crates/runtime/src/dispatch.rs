@@ -18,6 +18,7 @@ use trace::TraceContext;
 
 use crate::body::{self, Body, Lent};
 use crate::call::Failure;
+use crate::capabilities::{store_error_code, store_error_detail};
 use crate::guest::{self, Guest};
 use crate::pool::{CallError, Pool};
 use crate::remote::SendError;
@@ -274,6 +275,10 @@ fn call_failed(error: CallError) -> Failed {
         }
         CallError::Deadline => {
             let problem = Problem::new(Code::DeadlineExceeded, "the component didn't answer in time");
+            failed(problem, None, false)
+        }
+        CallError::Unwritten(error) => {
+            let problem = Problem::new(store_error_code(&error), store_error_detail(&error));
             failed(problem, None, false)
         }
         CallError::Failed(Failure::Replaced) => {

@@ -32,6 +32,7 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use crate::call::{Call, Failure};
 use crate::counters::Fault;
 use crate::doorbell::Doorbell;
+use crate::held;
 use crate::pool::{Job, Next, Pool};
 use crate::state::GuestState;
 
@@ -51,6 +52,8 @@ pub(crate) struct Guest {
     cut: AtomicBool,
     /// It has ended before its work was done.
     broke_off: AtomicBool,
+    /// It has sent a request, and may still write to it.
+    has_sent: AtomicBool,
     /// Whether it is in the pool's list of guests with room. Written under the pool's lock.
     pub(crate) parked: AtomicBool,
     /// Whether it was taken off that list for a request and has not come for one since. Written under the pool's lock.
@@ -118,6 +121,7 @@ impl Guest {
             condemned: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             broke_off: AtomicBool::new(false),
+            has_sent: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             summoned: AtomicBool::new(false),
             serving: Mutex::new(serving),
@@ -254,6 +258,29 @@ impl Guest {
         let serving = self.serving();
         let mut traces = serving.calls.iter().filter_map(|call| call.trace);
         traces.find(|known| known.trace == said.trace).map(|known| TraceContext { sampled: known.sampled, ..said })
+    }
+
+    /// Has its answer wait for a write in its place. False if it has other ways to tell of it.
+    pub(crate) fn hold(&self, write: &held::Write) -> bool {
+        match &self.serving().calls[..] {
+            [call] => !self.has_sent.load(Relaxed) && call.held.hold(write),
+            _ => false,
+        }
+    }
+
+    /// The write that it takes for done, if there is one.
+    pub(crate) fn held(&self) -> Option<held::Write> {
+        self.serving().calls.first()?.held.write()
+    }
+
+    /// It sends a request.
+    pub(crate) fn sends(&self) {
+        self.has_sent.store(true, Relaxed);
+    }
+
+    /// Whether it still runs, though its answer may be there.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.serving().busy
     }
 
     /// Whether a request that began before `time` has no answer yet.

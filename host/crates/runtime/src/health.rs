@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::body;
+use crate::capabilities::store_error_detail;
 use crate::dispatch::Hop;
 use crate::pool::{CallError, Pool};
 use crate::revision::Revision;
@@ -92,6 +93,7 @@ async fn check(pool: &Arc<Pool>, how: &HealthCheck) -> Checked {
         Err(CallError::Shed(..)) => Checked::Busy,
         Err(CallError::NotStarted(_)) => failed("was not answered: the guest could not be started".to_owned()),
         Err(CallError::Deadline) => failed(format!("was not answered within {:?}", how.timeout)),
+        Err(CallError::Unwritten(error)) => failed(format!("was not answered: {}", store_error_detail(&error))),
         Err(CallError::Failed(failure)) => {
             failed(format!("was not answered: the guest failed ({}); the log says how", failure.reason()))
         }

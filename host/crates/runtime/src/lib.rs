@@ -21,6 +21,7 @@ mod engine;
 mod gently;
 mod guest;
 mod health;
+mod held;
 mod limiter;
 mod outbound;
 mod pool;

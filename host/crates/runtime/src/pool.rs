@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 use std::ops::{Add, Sub};
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -19,12 +19,15 @@ use std::time::Instant;
 use futures::channel::oneshot;
 use http::{Request, Response};
 use tokio::runtime::Handle;
+use tokio::time::Sleep;
 
-use crate::body::{Body, End, Ending, Watched, answer_length};
+use crate::body::{self, Body, End, Ending, Watched, answer_length};
 use crate::call::{Call, Failure};
+use crate::capabilities::store_error_code;
 use crate::counters::{Census, Fault, Shed};
 use crate::dispatch::Hop;
 use crate::guest::{self, Guest};
+use crate::held;
 use crate::rehearsal::{Stage, Switch};
 use crate::steps::{self, Steps};
 use crate::template::Template;
@@ -58,6 +61,8 @@ pub(crate) struct Pool {
     /// Calls that were answered or have failed, and how many of them failed. Only its worker writes them.
     calls: AtomicU64,
     failures: AtomicU64,
+    /// Answers that wait for a write and have no guest any more.
+    held: AtomicUsize,
     /// Whether its requests are sampled.
     rehearsal: Switch,
 }
@@ -120,12 +125,14 @@ pub(crate) enum CallError {
     Deadline,
     /// The guest that was on it failed.
     Failed(Failure),
+    /// The guest has answered, but a write that it took for done has failed.
+    Unwritten(store::Error),
 }
 
 impl Pool {
     pub(crate) fn new(template: Template, runtime: Handle) -> Arc<Self> {
-        let (state, calls, failures, rehearsal) = Default::default();
-        Arc::new(Self { template, runtime, state, calls, failures, rehearsal })
+        let (state, calls, failures, held, rehearsal) = Default::default();
+        Arc::new(Self { template, runtime, state, calls, failures, held, rehearsal })
     }
 
     /// What became of its calls.
@@ -223,20 +230,19 @@ impl Pool {
                         caller.steps.fail(Shed::Timeout.reason());
                         return Err(CallError::Shed(Shed::Timeout, request));
                     }
-                    let now = Instant::now();
-                    if deadline <= now {
-                        self.count_call();
-                        self.count_failure();
-                        self.template.count_fault(Fault::Deadline);
-                        caller.steps.fail(Fault::Deadline.reason());
-                        return Err(CallError::Deadline);
+                    if deadline <= Instant::now() {
+                        return Err(self.too_late(&mut caller));
                     }
                     timer.as_mut().reset(deadline.into());
                 }
             }
         };
         match answer {
-            Ok(Ok(response)) => {
+            Ok(Ok(mut response)) => {
+                if let Some(write) = caller.call.as_ref().and_then(|call| call.held.leave()) {
+                    timer.as_mut().reset(deadline.into());
+                    response = Box::pin(self.hold(&mut caller, response, write, timer)).await?;
+                }
                 let length = answer_length(&method, response.status(), response.headers());
                 self.count_call();
                 if response.status().is_server_error() {
@@ -255,6 +261,37 @@ impl Pool {
                 Err(self.count(CallError::Failed(failure)))
             }
         }
+    }
+
+    /// Keeps an answer until a write is done that its guest took for done. All of it may be here: then its guest is free.
+    async fn hold(
+        &self,
+        caller: &mut Caller<'_>,
+        answer: Response<Body>,
+        write: held::Write,
+        deadline: Pin<&mut Sleep>,
+    ) -> Result<Response<Body>, CallError> {
+        let (head, body) = answer.into_parts();
+        let (body, whole) = body::read_ahead(body);
+        let _place = if whole { caller.let_guest_go() } else { None };
+        let written = tokio::select! {
+            biased;
+            written = write => written,
+            () = deadline => return Err(self.too_late(caller)),
+        };
+        written.map_err(|error| {
+            self.template.shared.go_on.failed();
+            caller.steps.fail(store_error_code(&error).as_str());
+            self.count(CallError::Unwritten(error))
+        })?;
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// There is no answer, and the deadline has passed.
+    fn too_late(&self, caller: &mut Caller<'_>) -> CallError {
+        self.template.count_fault(Fault::Deadline);
+        caller.steps.fail(Fault::Deadline.reason());
+        self.count(CallError::Deadline)
     }
 
     /// Counts a call that has no answer, unless that isn't the component's fault.
@@ -517,6 +554,15 @@ struct NotStarted {
     no_room: bool,
 }
 
+/// The place of an answer among those that a pool keeps.
+struct Place<'a>(&'a Pool);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Relaxed);
+    }
+}
+
 /// The caller's side of a call. Dropping it gives up.
 struct Caller<'a> {
     pool: &'a Arc<Pool>,
@@ -525,7 +571,7 @@ struct Caller<'a> {
     steps: Steps,
 }
 
-impl Caller<'_> {
+impl<'a> Caller<'a> {
     /// Takes the request out of the queue, if it is still there.
     fn withdraw(&mut self) -> Option<Box<Request<Body>>> {
         let call = self.call.as_ref()?;
@@ -539,6 +585,20 @@ impl Caller<'_> {
         self.pool.dequeued(&job);
         self.call = None;
         Some(job.request)
+    }
+
+    /// All of the answer is here, and waits for something else. Its guest is done with the request if it has come to rest,
+    /// unless the pool has as many such answers as it may have guests.
+    fn let_guest_go(&mut self) -> Option<Place<'a>> {
+        let pool = self.pool;
+        let guest = self.call.as_ref()?.guest()?;
+        if guest.is_busy() || guest.broke_off() || pool.held.load(Relaxed) >= pool.template.limits().max_guests {
+            return None;
+        }
+        let call = self.call.take()?;
+        call.guest()?.finish(&call, pool);
+        pool.held.fetch_add(1, Relaxed);
+        Some(Place(pool))
     }
 
     /// What an error in place of an answer means.

@@ -19,6 +19,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::counters::Census;
 use crate::health;
+use crate::held::Policy;
 use crate::pool::{Outcomes, Pool};
 use crate::spec::{ComponentSpec, Digest};
 use crate::state::GuestState;
@@ -121,6 +122,10 @@ impl Revision {
             Venue::Workers => commons.counters(&spec.name),
             Venue::Backstage(_) => Arc::default(),
         };
+        // What they say leaves in no other way than those that are watched.
+        let go_on = matches!(pre, ProxyPre::P2(_))
+            && spec.sockets.is_empty()
+            && !spec.directories.iter().any(|directory| directory.writable);
         let shared = Arc::new(Shared {
             counters,
             engine,
@@ -133,6 +138,7 @@ impl Revision {
             sockets: spec.sockets.clone().into(),
             limits: spec.limits.clone(),
             isolated: matches!(venue, Venue::Backstage(_)),
+            go_on: Policy::new(go_on),
             queued: AtomicUsize::new(0),
             drained: Notify::new(),
         });

@@ -165,12 +165,12 @@ impl Ending for Active {
 }
 
 /// A guest's write to the store: waits for it, and records it if it is known which request it is for.
-pub(crate) async fn write<T>(
+pub(crate) fn write<T, W: Future<Output = Result<T, store::Error>>>(
     tracer: Option<&Tracer>,
     guest: &Guest,
     operation: &'static str,
-    write: impl Future<Output = Result<T, store::Error>>,
-) -> Result<T, store::Error> {
+    write: W,
+) -> impl Future<Output = W::Output> + use<T, W> {
     let mut step = tracer.and_then(|tracer| {
         let parent = guest.trace()?;
         let mut step =
@@ -178,11 +178,13 @@ pub(crate) async fn write<T>(
         step.text("db.operation.name", operation);
         Some(step)
     });
-    let written = write.await;
-    if let (Err(error), Some(step)) = (&written, &mut step) {
-        step.fail(crate::store_error_code(error).as_str());
+    async move {
+        let written = write.await;
+        if let (Err(error), Some(step)) = (&written, &mut step) {
+            step.fail(crate::store_error_code(error).as_str());
+        }
+        written
     }
-    written
 }
 
 /// The step that follows: a new one if steps are recorded, else still the one that the request came with.

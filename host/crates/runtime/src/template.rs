@@ -22,6 +22,7 @@ use crate::capabilities::logging::LogStream;
 use crate::capabilities::outgoing::Outgoing;
 use crate::counters::{Counters, Fault, Shed};
 use crate::guest::Guest;
+use crate::held::Policy;
 use crate::limiter::Limiter;
 use crate::rehearsal::Stage;
 use crate::spec::{Buckets, Directory, Limits, SocketRule};
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Nothing that its guests do may be seen outside.
     pub(crate) isolated: bool,
+    /// Whether its guests may go on while their writes are under way.
+    pub(crate) go_on: Policy,
     /// Requests waiting in the queues of all its pools.
     pub(crate) queued: AtomicUsize,
     /// Those of the component.
@@ -131,9 +134,8 @@ impl Template {
             config: self.shared.config.clone(),
             key_value: KeyValue {
                 store: self.worker.store().clone(),
-                buckets: self.shared.buckets.clone(),
+                shared: self.shared.clone(),
                 guest: guest.clone(),
-                component: self.shared.component.clone(),
                 instance: self.name.clone(),
                 tracer: self.worker.tracer().cloned(),
             },

@@ -65,3 +65,10 @@ pub enum Error {
     #[error("the store has failed: {0}")]
     Failed(String),
 }
+
+impl Error {
+    /// It was closed.
+    pub(crate) fn closed() -> Self {
+        Self::Failed("it is closed".to_owned())
+    }
+}

@@ -1,7 +1,7 @@
 //! The key-value store: what it promises, and its backends.
 //!
 //! - [`Store`]: the contract; everything else in this program sees the store as `Arc<dyn Store>`.
-//! - [`Bucket`], [`Limits`], [`Error`]: what goes in, and what can go wrong.
+//! - [`Bucket`], [`Limits`], [`Error`]: what goes in, and what can go wrong. [`Begun`]: a write that nobody need wait for.
 //! - [`DurableStore`]: the backend that keeps its data on disk; see [`durable`].
 //! - [`MemoryStore`]: the backend that forgets everything when the process ends.
 //! - [`Recording`], [`Overlay`]: a store as one run of a request sees it, and the same world once more for a second run.
@@ -25,8 +25,9 @@
 //! acknowledges none after it ([`Error::Failed`]); it doesn't try again, since that isn't safe.
 //!
 //! **Cancellation.** Nothing happens before a future is polled. When one is dropped before it resolves, its write happens
-//! later, or never, but never half.
+//! later, or never, but never half. One that [`Store::begin`] has begun happens, whoever drops what.
 
+mod begun;
 mod bucket;
 #[cfg(any(test, feature = "contract-tests"))]
 pub mod contract;
@@ -44,6 +45,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
+pub use begun::Begun;
 pub use bucket::{Bucket, InvalidBucket};
 pub use durable::{DurableStore, SyncPolicy};
 pub use error::Error;
@@ -76,6 +78,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes `key`. Says whether it existed.
     fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>>;
+
+    /// Begins to set `key` to `value`, or to remove it if there is none, without waiting for anything. When this returns, the
+    /// write is in line before whatever is begun or polled later, and its acknowledgement comes through [`Begun`]. `None` if
+    /// the store can't do that, or has no room for it now: [`set`](Store::set) and [`delete`](Store::delete) wait.
+    ///
+    /// # Errors
+    /// What is wrong with the key or the value, or with the store.
+    fn begin(&self, _bucket: &Bucket, _key: &str, _value: Option<&Value>) -> Result<Option<Begun>, Error> {
+        Ok(None)
+    }
 
     /// Whether `key` has a value.
     fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>>;

@@ -2,6 +2,9 @@
 //!
 //! `GET /?bucket=B` (default: the default bucket) does each operation once and answers with a JSON object of what they
 //! returned: an error is `{"error": text}`. `GET /?pages=B` lists many keys while they change. It leaves the keys `e1`, `e2` and `e3`. `config` is the configuration.
+//!
+//! `GET /?store=K` sets the key K, and then: reads it back (`&then=read`), traps (`&then=trap`), or asks for a URL
+//! (`&then=URL`). It answers with what the last of these returned.
 
 #![cfg(target_family = "wasm")]
 #![allow(dead_code, reason = "wstd's macro leaves a `main` that only a binary needs")]
@@ -11,7 +14,7 @@ use std::collections::BTreeMap;
 use bindings::wasi::config::store as config;
 use bindings::wasi::keyvalue::{atomics, batch, store};
 use serde_json::{Value, json};
-use wstd::http::{Body, Error, Request, Response};
+use wstd::http::{Body, Client, Error, Request, Response};
 
 /// Bindings to the interfaces under test.
 #[allow(missing_docs, unreachable_pub, unsafe_code, unused_qualifications, clippy::all)]
@@ -28,6 +31,10 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     let query = request.uri().query().unwrap_or_default();
     if let Some(name) = query.strip_prefix("pages=") {
         return Ok(Response::new(pages(name).unwrap_or_else(failed).to_string().into()));
+    }
+    if let Some(what) = query.strip_prefix("store=") {
+        let (key, then) = what.split_once("&then=").unwrap_or((what, ""));
+        return Ok(Response::new(store_and(key, then).await.unwrap_or_else(failed).to_string().into()));
     }
     let mut report = exercise(query.strip_prefix("bucket=").unwrap_or_default()).unwrap_or_else(failed);
     let all = config::get_all().expect("the configuration can be read");
@@ -83,6 +90,22 @@ fn exercise(name: &str) -> Result<Value, store::Error> {
         "empty-key": bucket.set("", b"x").map_or_else(failed, |()| json!(null)),
         "keys": keys,
     }))
+}
+
+/// Sets a key to a value of 4 KiB, and goes on.
+async fn store_and(key: &str, then: &str) -> Result<Value, store::Error> {
+    let bucket = store::open("")?;
+    bucket.set(key, &[b'v'; 4096])?;
+    Ok(match then {
+        "" => json!("stored"),
+        "read" => json!(bucket.get(key)?.map(|value| value.len())),
+        "trap" => core::arch::wasm32::unreachable(),
+        url => {
+            let request = Request::get(url).body(Body::empty()).expect("the URL is valid");
+            let told = Client::new().send(request).await;
+            json!(told.map_or_else(|error| error.to_string(), |answer| answer.status().to_string()))
+        }
+    })
 }
 
 /// Lists more keys than fit on a page, while some are written and deleted.

@@ -1,20 +1,23 @@
 //! `wasi:keyvalue` over the host's store, in both drafts that components use: `0.2.0-draft` (wasmtime's) and
 //! `0.2.0-draft2` (Spin's). They differ in cursors, in the type of numbers and in compare-and-swap.
 //!
-//! An operation waits for the store, and its whole guest waits with it: the interfaces are synchronous.
+//! An operation waits for the store, and its whole guest waits with it: the interfaces are synchronous. Where the guest need
+//! not wait for a write, its answer does: see [`held`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use problem::Code;
 use registry::Name;
-use store::Store;
+use store::{Store, Value};
 use trace::Tracer;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTableError};
 
 use crate::guest::Guest;
-use crate::spec::Buckets;
+use crate::held;
 use crate::state::GuestState;
 use crate::steps;
+use crate::template::Shared;
 
 /// What is the first draft's own: cursors are numbers.
 mod draft {
@@ -129,7 +132,7 @@ mod draft2 {
             key: String,
         ) -> wasmtime::Result<Result<Resource<Cas>, store::Error>> {
             let (store, bucket) = self.opened(&bucket)?;
-            Ok(match store.read_versioned(&bucket, &key).await {
+            Ok(match self.key_value.run(store.read_versioned(&bucket, &key)).await {
                 Ok(seen) => Ok(self.table.push(Cas { bucket, key, seen })?),
                 Err(error) => Err(error.into()),
             })
@@ -154,37 +157,65 @@ const MAX_CURSORS: usize = 1000;
 /// The way from a guest to the store.
 pub(crate) struct KeyValue {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) buckets: Arc<Buckets>,
+    /// Of the guest's revision.
+    pub(crate) shared: Arc<Shared>,
     pub(crate) guest: Arc<Guest>,
-    pub(crate) component: Arc<str>,
     pub(crate) instance: Name,
     pub(crate) tracer: Option<Tracer>,
 }
 
 impl KeyValue {
-    /// Waits for a write, as a step of the request that it is for.
+    /// Waits for the write that the guest takes for done, so that it finds what it wrote; then for the operation.
+    async fn run<T>(&self, operation: impl Future<Output = Result<T, store::Error>>) -> Result<T, store::Error> {
+        if let Some(held) = self.guest.held() {
+            held.await?;
+        }
+        operation.await
+    }
+
+    /// The same for a write, as a step of the request that it is for.
     async fn write<T>(
         &self,
         operation: &'static str,
         write: impl Future<Output = Result<T, store::Error>>,
     ) -> Result<T, store::Error> {
-        steps::write(self.tracer.as_ref(), &self.guest, operation, write).await
+        self.run(steps::write(self.tracer.as_ref(), &self.guest, operation, write)).await
+    }
+
+    /// Sets a key, or removes it if there is no value. The guest goes on before that is done if its answer can wait instead.
+    async fn put(&self, bucket: &store::Bucket, key: &str, value: Option<Value>) -> Result<(), store::Error> {
+        let operation = if value.is_some() { "set" } else { "delete" };
+        if self.shared.go_on.allows() {
+            let begun = self.run(async { self.store.begin(bucket, key, value.as_ref()) }).await?;
+            if let Some(begun) = begun {
+                let write = held::shared(steps::write(self.tracer.as_ref(), &self.guest, operation, begun));
+                return if self.guest.hold(&write) { Ok(()) } else { write.await };
+            }
+        }
+        let written = match value {
+            Some(value) => self.write(operation, self.store.set(bucket, key, value)).await,
+            None => self.write(operation, self.store.delete(bucket, key)).await.map(drop),
+        };
+        if written.is_ok() {
+            self.shared.go_on.succeeded();
+        }
+        written
     }
 
     /// The bucket of this name, if there can be one and the manifest lets the component open it.
     fn admit(&self, name: &str) -> Result<store::Bucket, Error> {
         let bucket = name.parse().map_err(|_| Error::NoSuchStore)?;
-        if self.buckets.allows(&bucket) {
+        if self.shared.buckets.allows(&bucket) {
             return Ok(bucket);
         }
         tracing::warn!(
-            component = &*self.component,
+            component = &*self.shared.component,
             instance = self.instance.as_str(),
             request_id = self.guest.request_ids(),
             trace_id = self.guest.trace_ids(),
             "the bucket \"{bucket}\" was denied; to allow it, write under [components.{}] in the manifest: {}",
-            self.component,
-            self.buckets.line_allowing(&bucket)
+            self.shared.component,
+            self.shared.buckets.line_allowing(&bucket)
         );
         Err(Error::AccessDenied)
     }
@@ -217,11 +248,15 @@ enum Error {
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         let code = store_error_code(&error).as_str();
-        Self::Other(match error {
-            // Components show these texts to their clients, whom the reasons don't concern. Whoever knows them logs them.
-            store::Error::Unavailable(_) | store::Error::Failed(_) => format!("{code}: the store can't be reached"),
-            error => format!("{code}: {error}"),
-        })
+        Self::Other(format!("{code}: {}", store_error_detail(&error)))
+    }
+}
+
+/// What a store's error says to clients, whom some reasons don't concern. Whoever knows those logs them.
+pub(crate) fn store_error_detail(error: &store::Error) -> Cow<'static, str> {
+    match error {
+        store::Error::Unavailable(_) | store::Error::Failed(_) => "the store can't be reached".into(),
+        error => error.to_string().into(),
     }
 }
 
@@ -261,7 +296,7 @@ impl GuestState {
         after: Option<&str>,
     ) -> wasmtime::Result<Result<store::Page, Error>> {
         let (store, bucket) = self.opened(bucket)?;
-        Ok(store.list(&bucket, after, PAGE).await.map_err(Error::from))
+        Ok(self.key_value.run(store.list(&bucket, after, PAGE)).await.map_err(Error::from))
     }
 
     async fn add(&mut self, bucket: &Resource<Bucket>, key: &str, delta: i64) -> wasmtime::Result<Result<i64, Error>> {
@@ -308,7 +343,7 @@ macro_rules! implement_draft {
                 key: String,
             ) -> wasmtime::Result<Result<Option<Vec<u8>>, $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
-                Ok(match store.get(&bucket, &key).await {
+                Ok(match self.key_value.run(store.get(&bucket, &key)).await {
                     Ok(value) => Ok(value.map(Vec::from)),
                     Err(error) => Err(error.into()),
                 })
@@ -320,9 +355,8 @@ macro_rules! implement_draft {
                 key: String,
                 value: Vec<u8>,
             ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
-                let (store, bucket) = self.opened(&bucket)?;
-                let set = store.set(&bucket, &key, value.into());
-                Ok(self.key_value.write("set", set).await.map_err(Into::into))
+                let bucket = self.table.get(&bucket)?.name.clone();
+                Ok(self.key_value.put(&bucket, &key, Some(value.into())).await.map_err(Into::into))
             }
 
             async fn delete(
@@ -330,9 +364,8 @@ macro_rules! implement_draft {
                 bucket: Resource<Bucket>,
                 key: String,
             ) -> wasmtime::Result<Result<(), $draft::store::Error>> {
-                let (store, bucket) = self.opened(&bucket)?;
-                let deleted = self.key_value.write("delete", store.delete(&bucket, &key)).await;
-                Ok(deleted.map(drop).map_err(Into::into))
+                let bucket = self.table.get(&bucket)?.name.clone();
+                Ok(self.key_value.put(&bucket, &key, None).await.map_err(Into::into))
             }
 
             async fn exists(
@@ -341,7 +374,7 @@ macro_rules! implement_draft {
                 key: String,
             ) -> wasmtime::Result<Result<bool, $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
-                Ok(store.exists(&bucket, &key).await.map_err(Into::into))
+                Ok(self.key_value.run(store.exists(&bucket, &key)).await.map_err(Into::into))
             }
 
             async fn list_keys(
@@ -365,7 +398,7 @@ macro_rules! implement_draft {
                 keys: Vec<String>,
             ) -> wasmtime::Result<Result<Vec<Option<(String, Vec<u8>)>>, $draft::store::Error>> {
                 let (store, bucket) = self.opened(&bucket)?;
-                Ok(match store.get_many(&bucket, &keys).await {
+                Ok(match self.key_value.run(store.get_many(&bucket, &keys)).await {
                     Ok(values) => {
                         let pairs = keys.into_iter().zip(values);
                         Ok(pairs.map(|(key, value)| Some((key, Vec::from(value?)))).collect())

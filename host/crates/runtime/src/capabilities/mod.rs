@@ -12,6 +12,7 @@ use wasmtime::component::Linker;
 use wasmtime_wasi_config::WasiConfig;
 
 pub use keyvalue::store_error_code;
+pub(crate) use keyvalue::store_error_detail;
 
 use crate::state::GuestState;
 

@@ -91,7 +91,13 @@ impl WasiHttpHooks for Outgoing {
             None => Box::pin(worker.client().send_outside(*request, &hop, &options.unwrap_or_default())).await,
         };
         let stage = self.stage.clone();
+        let held = self.guest.held();
+        self.guest.sends();
         Box::new(async move {
+            if let Some(held) = held {
+                // The answer will say more than this.
+                held.await.map_err(|_| BodyError::InternalError(None))?;
+            }
             let answer = match stage {
                 None => send(request).await,
                 Some(Stage::Live(tape)) => {

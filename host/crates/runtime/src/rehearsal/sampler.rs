@@ -22,6 +22,7 @@ use super::stage::Stage;
 use super::tap::{self, MAX_BODY, Tap, Tapped};
 use super::tape::{Replay, Tape};
 use crate::body::{self, Body, End, Ending, Watched, answer_length, content_length};
+use crate::capabilities::store_error_code;
 use crate::counters::Fault;
 use crate::dispatch::Hop;
 use crate::pool::{CallError, Pool};
@@ -267,5 +268,6 @@ fn reason(error: &CallError) -> &'static str {
         CallError::NotStarted(_) => "start",
         CallError::Deadline => Fault::Deadline.reason(),
         CallError::Failed(failure) => failure.reason(),
+        CallError::Unwritten(error) => store_error_code(error).as_str(),
     }
 }

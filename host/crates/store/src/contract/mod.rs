@@ -41,6 +41,7 @@ macro_rules! contract_tests {
             shows_no_half_of_a_batch
             shows_what_was_acknowledged
             does_nothing_before_it_is_polled
+            does_what_it_has_begun
         }
 
         #[test]
@@ -467,6 +468,33 @@ pub async fn does_nothing_before_it_is_polled<O: Open>(open: O) {
     let (store, main) = (open(Limits::default()).await, Bucket::default());
     drop(store.set(&main, "k", value("v")));
     assert_eq!(store.get(&main, "k").await, Ok(None));
+}
+
+/// Writes that were begun happen, in that order and before later ones, also those that nobody waits for. A backend need not
+/// begin any.
+pub async fn does_what_it_has_begun<O: Open>(open: O) {
+    let (store, main) = (open(Limits::default()).await, Bucket::default());
+    let begin = |key: &str, text: Option<&str>| {
+        let begun = store.begin(&main, key, text.map(value).as_ref());
+        begun.expect("there is nothing wrong with it")
+    };
+    assert_eq!(store.set(&main, "gone", value("v")).await, Ok(()));
+    let Some(first) = begin("k", Some("first")) else { return };
+    drop(begin("k", Some("dropped")));
+    drop(begin("forgotten", Some("v")));
+    let last = begin("gone", None);
+    assert_eq!(store.increment(&main, "n", 1).await, Ok(1), "it comes after those that were begun");
+    assert_eq!(store.get(&main, "k").await, Ok(Some(value("dropped"))));
+    assert_eq!(store.get(&main, "forgotten").await, Ok(Some(value("v"))));
+    assert_eq!(store.exists(&main, "gone").await, Ok(false));
+    assert_eq!(first.await, Ok(()));
+    assert_eq!(last.expect("there is room").await, Ok(()));
+
+    let long = "x".repeat(Limits::default().key + 1);
+    assert_eq!(store.begin(&main, "", Some(&value("v"))).map(drop), Err(Error::EmptyKey));
+    assert!(matches!(store.begin(&main, &long, None).map(drop), Err(Error::KeyTooLarge { .. })));
+    let large = Value::from(vec![0; Limits::default().value + 1]);
+    assert!(matches!(store.begin(&main, "k", Some(&large)).map(drop), Err(Error::ValueTooLarge { .. })));
 }
 
 async fn in_parallel<F: Future<Output = ()> + Send + 'static>(tasks: usize, task: impl Fn(usize) -> F) {

@@ -1,6 +1,6 @@
 //! One write on its way through the log: from the task that wants it to the log's thread, which decides it, and back
 //! with the answer once it is as durable as promised. If the task goes away before the write is decided, the write never
-//! happens; after that, it happens without anybody to hear of it.
+//! happens, unless it was promised; after that, it happens without anybody to hear of it.
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -24,15 +24,18 @@ trait Operation: Send {
 struct Waiting<T, D> {
     /// Taken when it is decided.
     decide: Option<D>,
+    /// It happens whether or not anybody waits.
+    promised: bool,
     decided: Option<Result<T, Error>>,
     reply: oneshot::Sender<Result<T, Error>>,
 }
 
 impl Job {
-    /// A job for the log, and where its answer comes.
+    /// A job for the log, and where its answer comes. If it is `promised`, it is done even if nobody waits for that.
     pub(super) fn new<T, D>(
         bucket: Bucket,
         room: OwnedSemaphorePermit,
+        promised: bool,
         decide: D,
     ) -> (Self, oneshot::Receiver<Result<T, Error>>)
     where
@@ -40,7 +43,7 @@ impl Job {
         D: FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let operation = Box::new(Waiting { decide: Some(decide), decided: None, reply });
+        let operation = Box::new(Waiting { decide: Some(decide), promised, decided: None, reply });
         (Self { bucket, operation, _room: room }, answer)
     }
 
@@ -67,7 +70,7 @@ where
 {
     fn decide(&mut self, transaction: &mut Transaction<'_>) {
         if let Some(decide) = self.decide.take()
-            && !self.reply.is_closed()
+            && (self.promised || !self.reply.is_closed())
         {
             self.decided = Some(decide(transaction));
         }

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use txlog::{CommitError, MAX_BUCKET, MAX_RECORD, Reason, TxLog};
 
 use crate::transaction::{Transaction, own};
-use crate::{BoxFuture, Bucket, Error, Limits, Page, Stats, Store, Swap, Value, Versioned};
+use crate::{Begun, BoxFuture, Bucket, Error, Limits, Page, Stats, Store, Swap, Value, Versioned};
 
 pub use inspect::{Change, dump, verify};
 use job::Job;
@@ -135,18 +135,17 @@ impl DurableStore {
         D: FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     {
         let bytes = bytes + JOB;
-        let permits = u32::try_from(bytes).expect("a batch fits into a record");
-        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| closed())?;
-        let (job, answer) = Job::new(bucket.clone(), room, decide);
+        let room = Arc::clone(&self.room).acquire_many_owned(permits(bytes)).await.map_err(|_| Error::closed())?;
+        let (job, answer) = Job::new(bucket.clone(), room, false, decide);
         self.submit(job, bytes)?;
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        answer.await.unwrap_or_else(|_| Err(Error::closed()))
     }
 
     fn submit(&self, job: Job, bytes: usize) -> Result<(), Error> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
-        let submitted = log.as_ref().ok_or_else(closed)?.submit(job, bytes);
+        let submitted = log.as_ref().ok_or_else(Error::closed)?.submit(job, bytes);
         submitted.map_err(|rejected| match rejected.reason {
-            Reason::Closed => closed(),
+            Reason::Closed => Error::closed(),
             Reason::Failed(reason) => keys::failure(CommitError::Failed(reason)),
             // Not as long as the room in the queue is the same for both.
             Reason::Busy => Error::Unavailable("too many writes are waiting".to_owned()),
@@ -163,8 +162,9 @@ impl fmt::Debug for DurableStore {
     }
 }
 
-fn closed() -> Error {
-    Error::Failed("it is closed".to_owned())
+/// What a job takes of the queue's room.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a batch fits into a record")
 }
 
 impl Store for DurableStore {
@@ -191,6 +191,23 @@ impl Store for DurableStore {
             let key = key.to_owned();
             self.write(bucket, key.len(), move |transaction| Ok(transaction.delete(&key))).await
         })
+    }
+
+    fn begin(&self, bucket: &Bucket, key: &str, value: Option<&Value>) -> Result<Option<Begun>, Error> {
+        self.limits.check_key(key)?;
+        value.map_or(Ok(()), |value| self.limits.check_value(value))?;
+        let (key, value) = (key.to_owned(), value.map(own));
+        let bytes = key.len() + value.as_ref().map_or(0, Value::len) + JOB;
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits(bytes)) else { return Ok(None) };
+        let (job, answer) = Job::new(bucket.clone(), room, true, move |transaction| {
+            match value {
+                Some(value) => transaction.set(&key, value)?,
+                None => drop(transaction.delete(&key)),
+            }
+            Ok(())
+        });
+        self.submit(job, bytes)?;
+        Ok(Some(Begun::new(answer)))
     }
 
     fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {

@@ -229,12 +229,46 @@ async fn a_write_that_is_given_up_in_the_queue_does_not_happen() {
 }
 
 #[tokio::test]
+async fn what_was_begun_is_seen_when_it_is_durable() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = stalled(&medium).await;
+    let syncs = medium.syncs();
+    let mut first = store.set(&main, "first", value("v"));
+    begin(&mut first);
+    medium.wait_for_syncs(syncs + 1);
+    let begun = store.begin(&main, "begun", Some(&value("v"))).expect("it can be written").expect("there is room");
+    drop(store.begin(&main, "dropped", Some(&value("v"))));
+    assert_eq!(store.exists(&main, "begun").await, Ok(false));
+    medium.set(None);
+    assert_eq!(begun.await, Ok(()));
+    assert_eq!(store.exists(&main, "begun").await, Ok(true));
+    assert_eq!(store.exists(&main, "dropped").await, Ok(true), "it shared the sync");
+}
+
+#[tokio::test]
+async fn nothing_is_begun_that_would_have_to_wait_for_room() {
+    let (medium, main) = (Medium::default(), Bucket::default());
+    let store = stalled(&medium).await;
+    let large = Value::from(vec![0; Limits::default().value]);
+    let begin = || store.begin(&main, "k", Some(&large)).expect("it can be written");
+    let begun: Vec<_> = std::iter::from_fn(begin).collect();
+    assert_eq!(begun.len(), QUEUED as usize / (large.len() + "k".len() + JOB));
+    medium.set(None);
+    for begun in begun {
+        assert_eq!(begun.await, Ok(()));
+    }
+    assert!(begin().is_some());
+}
+
+#[tokio::test]
 async fn a_full_disk_changes_nothing_until_there_is_room() {
     let (medium, main) = (Medium::default(), Bucket::default());
     let store = open_in(&medium, Config::default());
     store.set(&main, "n", value("1")).await.expect("set");
     let version = store.read_versioned(&main, "n").await.expect("read").version;
     medium.set(Some(Fault::Full));
+    let begun = store.begin(&main, "n", Some(&value("9"))).expect("that isn't known yet").expect("there is room");
+    assert_eq!(begun.await, Err(Error::DiskFull));
     assert_eq!(store.increment(&main, "n", 1).await, Err(Error::DiskFull));
     assert_eq!(store.delete(&main, "n").await, Err(Error::DiskFull));
     assert_eq!(store.get(&main, "n").await, Ok(Some(value("1"))));
@@ -304,6 +338,7 @@ async fn a_closed_store_refuses_writes() {
     store.set(&main, "k", value("v")).await.expect("set");
     assert_eq!(store.close(), Ok(()));
     assert!(matches!(store.set(&main, "k", value("w")).await, Err(Error::Failed(_))));
+    assert!(matches!(store.begin(&main, "k", None), Ok(None)), "whoever waits hears why");
     assert_eq!(store.get(&main, "k").await, Ok(Some(value("v"))));
     assert_eq!(store.close(), Ok(()), "again");
 }
