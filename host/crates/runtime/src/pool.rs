@@ -6,7 +6,8 @@
 //! are shed.
 //!
 //! All waiting requests are in one queue, and guests with room take from it: the one that worked last is woken first,
-//! so that under little load few guests stay warm and the others idle until they end.
+//! so that under little load few guests stay warm and the others idle until they end. An answer that waits for a write of
+//! its guest ([`held`]) needs none any more if all of it is here; of those there are at most `max_guests` too.
 
 use std::collections::VecDeque;
 use std::ops::{Add, Sub};

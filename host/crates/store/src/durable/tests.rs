@@ -233,16 +233,16 @@ async fn what_was_begun_is_seen_when_it_is_durable() {
     let (medium, main) = (Medium::default(), Bucket::default());
     let store = stalled(&medium).await;
     let syncs = medium.syncs();
-    let mut first = store.set(&main, "first", value("v"));
-    begin(&mut first);
+    let begin = |key| store.begin(&main, key, Some(&value("v"))).expect("it can be written").expect("there is room");
+    let begun = begin("begun");
     medium.wait_for_syncs(syncs + 1);
-    let begun = store.begin(&main, "begun", Some(&value("v"))).expect("it can be written").expect("there is room");
-    drop(store.begin(&main, "dropped", Some(&value("v"))));
+    drop(begin("dropped"));
     assert_eq!(store.exists(&main, "begun").await, Ok(false));
     medium.set(None);
     assert_eq!(begun.await, Ok(()));
     assert_eq!(store.exists(&main, "begun").await, Ok(true));
-    assert_eq!(store.exists(&main, "dropped").await, Ok(true), "it shared the sync");
+    assert_eq!(store.increment(&main, "n", 1).await, Ok(1));
+    assert_eq!(store.exists(&main, "dropped").await, Ok(true), "it came before");
 }
 
 #[tokio::test]
