@@ -592,12 +592,13 @@ impl<'a> Caller<'a> {
     /// unless the pool has as many such answers as it may have guests.
     fn let_guest_go(&mut self) -> Option<Place<'a>> {
         let pool = self.pool;
-        let guest = self.call.as_ref()?.guest()?;
+        let call = self.call.as_ref()?;
+        let guest = call.guest()?;
         if guest.is_busy() || guest.broke_off() || pool.held.load(Relaxed) >= pool.template.limits().max_guests {
             return None;
         }
-        let call = self.call.take()?;
-        call.guest()?.finish(&call, pool);
+        guest.finish(call, pool);
+        self.call = None;
         pool.held.fetch_add(1, Relaxed);
         Some(Place(pool))
     }

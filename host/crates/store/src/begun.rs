@@ -10,17 +10,17 @@ use crate::Error;
 
 /// A write under way: resolves when it is acknowledged, or has failed. It happens also if nobody waits for that.
 #[derive(Debug)]
-pub struct Begun(oneshot::Receiver<Result<(), Error>>);
+pub struct Begun<T = ()>(oneshot::Receiver<Result<T, Error>>);
 
-impl Begun {
+impl<T> Begun<T> {
     /// One whose outcome comes this way. If none comes, the store was closed before.
-    pub(crate) fn new(outcome: oneshot::Receiver<Result<(), Error>>) -> Self {
+    pub(crate) fn new(outcome: oneshot::Receiver<Result<T, Error>>) -> Self {
         Self(outcome)
     }
 }
 
-impl Future for Begun {
-    type Output = Result<(), Error>;
+impl<T> Future for Begun<T> {
+    type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|outcome| outcome.unwrap_or_else(|_| Err(Error::closed())))

@@ -5,7 +5,7 @@
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::transaction::Transaction;
-use crate::{Bucket, Error};
+use crate::{Begun, Bucket, Error};
 
 /// A write that waits for the log.
 pub(super) struct Job {
@@ -32,19 +32,14 @@ struct Waiting<T, D> {
 
 impl Job {
     /// A job for the log, and where its answer comes. If it is `promised`, it is done even if nobody waits for that.
-    pub(super) fn new<T, D>(
-        bucket: Bucket,
-        room: OwnedSemaphorePermit,
-        promised: bool,
-        decide: D,
-    ) -> (Self, oneshot::Receiver<Result<T, Error>>)
+    pub(super) fn new<T, D>(bucket: Bucket, room: OwnedSemaphorePermit, promised: bool, decide: D) -> (Self, Begun<T>)
     where
         T: Send + 'static,
         D: FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let operation = Box::new(Waiting { decide: Some(decide), promised, decided: None, reply });
-        (Self { bucket, operation, _room: room }, answer)
+        (Self { bucket, operation, _room: room }, Begun::new(answer))
     }
 
     /// The bucket it is about.

@@ -138,7 +138,7 @@ impl DurableStore {
         let room = Arc::clone(&self.room).acquire_many_owned(permits(bytes)).await.map_err(|_| Error::closed())?;
         let (job, answer) = Job::new(bucket.clone(), room, false, decide);
         self.submit(job, bytes)?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+        answer.await
     }
 
     fn submit(&self, job: Job, bytes: usize) -> Result<(), Error> {
@@ -199,7 +199,7 @@ impl Store for DurableStore {
         let (key, value) = (key.to_owned(), value.map(own));
         let bytes = key.len() + value.as_ref().map_or(0, Value::len) + JOB;
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits(bytes)) else { return Ok(None) };
-        let (job, answer) = Job::new(bucket.clone(), room, true, move |transaction| {
+        let (job, begun) = Job::new(bucket.clone(), room, true, move |transaction| {
             match value {
                 Some(value) => transaction.set(&key, value)?,
                 None => drop(transaction.delete(&key)),
@@ -207,7 +207,7 @@ impl Store for DurableStore {
             Ok(())
         });
         self.submit(job, bytes)?;
-        Ok(Some(Begun::new(answer)))
+        Ok(Some(begun))
     }
 
     fn exists<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
